@@ -1,0 +1,27 @@
+//! Decides. What Phalanx allows and what comes next, as pure, synchronous code.
+//!
+//! In: plain values and the time as an argument. Out: validated values, next states, decisions.
+//! Never here: a runtime, a database, a socket, the clock, the environment, randomness.
+
+pub mod agent;
+pub mod artifact;
+pub mod deployment;
+pub mod envelope;
+pub mod error;
+pub mod execution;
+pub mod health;
+pub mod id;
+pub mod instance;
+pub mod key;
+pub mod log;
+pub mod metrics;
+pub mod place;
+pub mod queue;
+pub mod retry;
+pub mod scale;
+pub mod text;
+pub mod time;
+pub mod traffic;
+
+pub use error::{Error, Kind, Result};
+pub use time::Timestamp;
