@@ -1,1 +1,14 @@
-//! The wire.
+//! The wire: the protobuf messages of the bus and of gRPC, their conversion to and from `domain`, error status both ways,
+//! and the channels that services reach each other by.
+//!
+//! Never here: a decision, a subject, a row.
+
+pub mod convert;
+pub mod peer;
+pub mod status;
+
+/// Generated from `phalanx/v1/*.proto`.
+#[expect(clippy::all, clippy::pedantic, reason = "generated code")]
+pub mod v1 {
+    tonic::include_proto!("phalanx.v1");
+}

@@ -1,1 +1,23 @@
-//! store
+//! Remembers. The only SQL: rows in SQLite (one process) or Postgres (a cluster), one text of SQL for both.
+//!
+//! In: domain values and an account for every query. Out: domain values and [`domain::Error`].
+//! Never here: a rule about what may follow what (that is `domain`), a sqlx error seen outside.
+
+mod db;
+mod seal;
+mod write;
+
+pub mod agents;
+pub mod audit;
+pub mod deployments;
+pub mod envelopes;
+pub mod executions;
+pub mod instances;
+pub mod keys;
+pub mod logs;
+pub mod nodes;
+pub mod traffic;
+pub mod versions;
+
+pub use db::{Config, Store};
+pub use seal::{Hash, Secrets};

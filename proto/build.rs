@@ -1,0 +1,15 @@
+//! Compiles the `.proto` files in Rust: no `protoc` is needed.
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    println!("cargo:rerun-if-changed=phalanx");
+    let files = [
+        "phalanx/v1/bus.proto",
+        "phalanx/v1/executor.proto",
+        "phalanx/v1/monitor.proto",
+    ];
+    let descriptors = protox::compile(files, ["."])?;
+    tonic_prost_build::configure()
+        .bytes(".")
+        .compile_fds(descriptors)?;
+    Ok(())
+}

@@ -1,0 +1,224 @@
+//! The two engines behind one handle.
+//!
+//! SQLite: one connection writes (the engine allows no more), some read; WAL, so that readers never wait for the writer.
+//! Postgres: one pool does both.
+
+use crate::{seal::Secrets, write::Writer};
+use domain::{Error, Kind, Result};
+use sqlx::{
+    PgPool, SqlitePool,
+    migrate::{Migration, MigrationType, Migrator},
+    postgres::PgPoolOptions,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+use std::{path::PathBuf, time::Duration};
+
+/// Where the rows are.
+#[derive(Debug, Clone)]
+pub enum Config {
+    /// A file that this process alone uses.
+    Sqlite {
+        path: PathBuf,
+    },
+    Postgres {
+        url: String,
+        connections: u32,
+    },
+}
+
+/// A handle to the rows; cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    pub(crate) db: Db,
+    pub(crate) writer: Writer,
+    pub(crate) secrets: Secrets,
+}
+
+#[derive(Clone)]
+pub(crate) enum Db {
+    Lite { write: SqlitePool, read: SqlitePool },
+    Pg(PgPool),
+}
+
+/// Runs one expression against the pool for reading. Both arms must end in the same type.
+macro_rules! read {
+    ($store:expr, $pool:ident => $body:expr) => {
+        match &$store.db {
+            $crate::db::Db::Lite { read: $pool, .. } => $body,
+            $crate::db::Db::Pg($pool) => $body,
+        }
+    };
+}
+
+/// Runs one expression against the pool for writing. Both arms must end in the same type.
+macro_rules! write {
+    ($store:expr, $pool:ident => $body:expr) => {
+        match &$store.db {
+            $crate::db::Db::Lite { write: $pool, .. } => $body,
+            $crate::db::Db::Pg($pool) => $body,
+        }
+    };
+}
+
+pub(crate) use {read, write};
+
+/// How long a query waits for a connection, and SQLite for its lock.
+const WAIT: Duration = Duration::from_secs(5);
+const READERS: u32 = 4;
+
+impl Store {
+    /// Opens the rows and brings their schema up to date. Fails with what a person can do about it.
+    pub async fn open(config: &Config, secrets: Secrets) -> Result<Self> {
+        let db = match config {
+            Config::Sqlite { path } => open_sqlite(path).await?,
+            Config::Postgres { url, connections } => open_postgres(url, *connections).await?,
+        };
+        let writer = Writer::start(db.clone());
+        Ok(Self {
+            db,
+            writer,
+            secrets,
+        })
+    }
+
+    /// One round trip, for health.
+    pub async fn ping(&self) -> Result<()> {
+        let one: (i64,) =
+            read!(self, pool => sqlx::query_as("SELECT CAST(1 AS BIGINT)").fetch_one(pool).await)
+                .map_err(failed)?;
+        debug_assert_eq!(one.0, 1);
+        Ok(())
+    }
+
+    /// Open connections, for health.
+    pub fn connections(&self) -> u32 {
+        match &self.db {
+            Db::Lite { write, read } => write.size() + read.size(),
+            Db::Pg(pool) => pool.size(),
+        }
+    }
+
+    /// Writes what waits, then closes.
+    pub async fn close(&self) {
+        self.writer.flush().await;
+        match &self.db {
+            Db::Lite { write, read } => {
+                read.close().await;
+                write.close().await;
+            }
+            Db::Pg(pool) => pool.close().await,
+        }
+    }
+}
+
+async fn open_sqlite(path: &PathBuf) -> Result<Db> {
+    let options = SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        // A killed process loses nothing; a power cut may lose the last commits, never the file.
+        .synchronous(SqliteSynchronous::Normal)
+        .busy_timeout(WAIT)
+        .pragma("cache_size", "-65536")
+        .pragma("temp_store", "memory")
+        .pragma("wal_autocheckpoint", "4000");
+    let opened = |error: sqlx::Error| {
+        Error::unavailable(format!(
+            "the database {} cannot be opened: {}",
+            path.display(),
+            words(&error)
+        ))
+        .because(error)
+    };
+    let write = SqlitePoolOptions::new()
+        .max_connections(1)
+        .acquire_timeout(WAIT)
+        .connect_with(options.clone())
+        .await
+        .map_err(opened)?;
+    migrator().run(&write).await.map_err(migrated)?;
+    let read = SqlitePoolOptions::new()
+        .max_connections(READERS)
+        .acquire_timeout(WAIT)
+        .connect_with(options.read_only(true))
+        .await
+        .map_err(opened)?;
+    Ok(Db::Lite { write, read })
+}
+
+async fn open_postgres(url: &str, connections: u32) -> Result<Db> {
+    let pool = PgPoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(WAIT)
+        .connect(url)
+        .await
+        .map_err(|error| {
+            Error::unavailable(format!("Postgres cannot be reached: {}", words(&error)))
+                .because(error)
+        })?;
+    migrator().run(&pool).await.map_err(migrated)?;
+    Ok(Db::Pg(pool))
+}
+
+fn migrator() -> Migrator {
+    let init = sqlx::SqlStr::from_static(include_str!("../migrations/0001_init.sql"));
+    Migrator::with_migrations(vec![Migration::new(
+        1,
+        "init".into(),
+        MigrationType::Simple,
+        init,
+        false,
+    )])
+}
+
+fn migrated(error: sqlx::migrate::MigrateError) -> Error {
+    Error::unavailable(format!(
+        "the database's schema cannot be brought up to date: {error}"
+    ))
+    .because(error)
+}
+
+/// What a person may read of a database error: the database's own words, without the statement.
+fn words(error: &sqlx::Error) -> String {
+    match error {
+        sqlx::Error::Database(database) => database.message().to_owned(),
+        sqlx::Error::PoolTimedOut => "no connection within 5 s".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// Translates where it arises. A full disk or a lost server is said; the rest is for the log.
+pub(crate) fn failed(error: sqlx::Error) -> Error {
+    let message = words(&error);
+    let full = message.contains("disk is full") || message.contains("No space left");
+    let gone = matches!(
+        &error,
+        sqlx::Error::PoolTimedOut | sqlx::Error::Io(_) | sqlx::Error::PoolClosed
+    ) || full
+        || message.contains("is locked");
+    if full {
+        return Error::unavailable("the database's disk is full; free some room").because(error);
+    }
+    if gone {
+        return Error::unavailable("the database does not answer; try again").because(error);
+    }
+    Error::new(Kind::Internal, "the database refused a statement").because(error)
+}
+
+/// A row that holds what we never wrote.
+pub(crate) fn corrupt(what: &str) -> Error {
+    Error::internal(format!("a row holds a bad {what}"))
+}
+
+pub(crate) fn parsed<T: std::str::FromStr>(text: &str, what: &str) -> Result<T> {
+    text.parse().map_err(|_| corrupt(what))
+}
+
+pub(crate) fn document<T: serde::de::DeserializeOwned>(text: &str, what: &str) -> Result<T> {
+    serde_json::from_str(text).map_err(|error| corrupt(what).because(error))
+}
+
+pub(crate) fn json<T: serde::Serialize>(value: &T) -> Result<String> {
+    serde_json::to_string(value)
+        .map_err(|error| Error::internal("a value cannot be written as JSON").because(error))
+}

@@ -1,0 +1,95 @@
+//! What each node shall keep running.
+
+use crate::db::{Store, failed, parsed, read, write};
+use domain::{
+    Result, Timestamp,
+    envelope::{Envelope, State},
+    id::{AccountId, NodeId, VersionId},
+};
+
+/// An envelope and whose it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Placed {
+    pub account: AccountId,
+    pub node_id: NodeId,
+    pub envelope: Envelope,
+}
+
+type Row = (String, String, String, i64, String, i64, i64);
+
+const COLUMNS: &str = "SELECT account, node_id, version_id, generation, state, min_instances, max_instances FROM envelopes";
+
+fn placed((account, node_id, version_id, generation, state, min, max): Row) -> Result<Placed> {
+    Ok(Placed {
+        account: parsed(&account, "account")?,
+        node_id: parsed(&node_id, "node id")?,
+        envelope: Envelope {
+            version_id: parsed(&version_id, "version id")?,
+            generation,
+            state: parsed(&state, "envelope state")?,
+            min_instances: u32::try_from(min).unwrap_or(0),
+            max_instances: u32::try_from(max).unwrap_or(0),
+        },
+    })
+}
+
+impl Store {
+    /// Sets what a node shall run; the generation grows by one. Gives the new generation.
+    pub async fn place(
+        &self,
+        account: &AccountId,
+        node: &NodeId,
+        version: &VersionId,
+        state: State,
+        min: u32,
+        max: u32,
+        at: Timestamp,
+    ) -> Result<i64> {
+        let sql = "INSERT INTO envelopes (version_id, node_id, account, generation, state, min_instances, max_instances, updated_at) \
+             VALUES ($1, $2, $3, 1, $4, $5, $6, $7) ON CONFLICT (version_id, node_id) DO UPDATE SET generation = envelopes.generation + 1, \
+             state = excluded.state, min_instances = excluded.min_instances, max_instances = excluded.max_instances, updated_at = excluded.updated_at \
+             RETURNING generation";
+        let row: (i64,) = write!(self, pool => sqlx::query_as(sql).bind(version.as_str()).bind(node.as_str()).bind(account.as_str()).bind(state.as_str())
+            .bind(i64::from(min)).bind(i64::from(max)).bind(at.0).fetch_one(pool).await)
+        .map_err(failed)?;
+        Ok(row.0)
+    }
+
+    pub async fn envelope(
+        &self,
+        account: &AccountId,
+        node: &NodeId,
+        version: &VersionId,
+    ) -> Result<Option<Placed>> {
+        let sql = sqlx::AssertSqlSafe(format!(
+            "{COLUMNS} WHERE account = $1 AND node_id = $2 AND version_id = $3"
+        ));
+        let row: Option<Row> = read!(self, pool => sqlx::query_as(sql).bind(account.as_str()).bind(node.as_str()).bind(version.as_str()).fetch_optional(pool).await)
+            .map_err(failed)?;
+        row.map(placed).transpose()
+    }
+
+    /// The nodes of one version that shall not have let go of it.
+    pub async fn envelopes_of_version(
+        &self,
+        account: &AccountId,
+        version: &VersionId,
+    ) -> Result<Vec<Placed>> {
+        let sql = sqlx::AssertSqlSafe(format!(
+            "{COLUMNS} WHERE account = $1 AND version_id = $2 AND state <> 'retired'"
+        ));
+        let rows: Vec<Row> = read!(self, pool => sqlx::query_as(sql).bind(account.as_str()).bind(version.as_str()).fetch_all(pool).await).map_err(failed)?;
+        rows.into_iter().map(placed).collect()
+    }
+
+    /// All that a node shall hold on to, for its start.
+    pub async fn envelopes_of_node(&self, node: &NodeId) -> Result<Vec<Placed>> {
+        let sql = sqlx::AssertSqlSafe(format!(
+            "{COLUMNS} WHERE node_id = $1 AND state <> 'retired'"
+        ));
+        let rows: Vec<Row> =
+            read!(self, pool => sqlx::query_as(sql).bind(node.as_str()).fetch_all(pool).await)
+                .map_err(failed)?;
+        rows.into_iter().map(placed).collect()
+    }
+}
