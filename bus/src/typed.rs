@@ -1,0 +1,146 @@
+//! The same three ways to send, in `proto`'s types: what services use. Errors leave as [`domain::Error`].
+
+use crate::{Bus, Error, Message, Pattern, Priority, Subject};
+use domain::{
+    Kind, Result, Timestamp,
+    id::{AccountId, AgentId, DeploymentId, ExecutionId, VersionId},
+};
+use proto::{
+    convert::{Execute, Reply, encode, read},
+    v1,
+};
+use std::time::Duration;
+
+/// Deployments of all accounts share one lane; each names its account.
+const DEPLOYMENTS: &str = "all";
+
+/// Kinds of events, as their subjects name them.
+pub const EVENT: &str = "changed";
+
+impl From<Error> for domain::Error {
+    fn from(error: Error) -> Self {
+        let (kind, message) = match &error {
+            Error::NoResponders => (
+                Kind::Unavailable,
+                "no executor hosts this version right now; try again",
+            ),
+            Error::Timeout => (Kind::Timeout, "no answer within the deadline"),
+            Error::Busy | Error::Full => (
+                Kind::Exhausted,
+                "every place in the queue is taken; try again",
+            ),
+            Error::Unanswered => (
+                Kind::Unavailable,
+                "the executor gave the request up; try again",
+            ),
+            Error::TooLarge { .. } => (Kind::TooLarge, "the message is too large for the bus"),
+            Error::Closed => (Kind::Unavailable, "the service is shutting down; try again"),
+            Error::Setup(_) | Error::Unavailable(_) => {
+                (Kind::Unavailable, "the bus is not available; try again")
+            }
+        };
+        Self::new(kind, message).because(error)
+    }
+}
+
+pub fn priority(priority: domain::execution::Priority) -> Priority {
+    match priority {
+        domain::execution::Priority::High => Priority::High,
+        domain::execution::Priority::Normal => Priority::Normal,
+        domain::execution::Priority::Low => Priority::Low,
+    }
+}
+
+impl Bus {
+    /// Runs a sync or streamed execution: the answer of the executor that took it.
+    pub async fn execute(&self, execute: &Execute, deadline: Duration) -> Result<Reply> {
+        let subject = Subject::run(execute.account.as_str(), execute.version_id.as_str());
+        let answer = self
+            .request(&subject, Message::new(execute.encode()?), deadline)
+            .await?;
+        Reply::decode(answer.payload)
+    }
+
+    /// Hands an async execution over, whose row is committed already. Lost, it is found by a sweep.
+    /// The same execution due at the same time is one message, however often it is handed over.
+    pub async fn enqueue_execution(&self, execute: &Execute, due_at: Timestamp) -> Result<()> {
+        let lane = priority(execute.options.priority);
+        let subject = Subject::work(execute.account.as_str(), execute.version_id.as_str(), lane);
+        Ok(self
+            .enqueue(
+                &subject,
+                &enqueue_id(execute, due_at),
+                Message::new(execute.encode()?),
+            )
+            .await?)
+    }
+
+    /// Asks whoever holds the execution to stop it. Silence until the deadline: nobody holds it.
+    pub async fn cancel_execution(
+        &self,
+        account: &AccountId,
+        agent_id: &AgentId,
+        version_id: &VersionId,
+        execution_id: &ExecutionId,
+        deadline: Duration,
+    ) -> Result<Reply> {
+        let cancel = v1::Cancel {
+            account: account.to_string(),
+            agent_id: agent_id.to_string(),
+            execution_id: execution_id.to_string(),
+        };
+        let subject = Subject::cancel(account.as_str(), version_id.as_str());
+        let answer = self
+            .request(&subject, Message::new(encode(&cancel)), deadline)
+            .await?;
+        Reply::decode(answer.payload)
+    }
+
+    /// Nudges a deployer to a deployment whose row is committed already. Lost, it is found by a sweep.
+    pub async fn deploy(&self, account: &AccountId, deployment_id: &DeploymentId) -> Result<()> {
+        let deploy = v1::Deploy {
+            account: account.to_string(),
+            deployment_id: deployment_id.to_string(),
+        };
+        Ok(self
+            .enqueue(
+                &deployments(),
+                deployment_id.as_str(),
+                Message::new(encode(&deploy)),
+            )
+            .await?)
+    }
+
+    /// Tells all who listen now. Nobody may depend on hearing it.
+    pub async fn tell(&self, account: &AccountId, event: v1::event::Event) -> Result<()> {
+        let event = v1::Event { event: Some(event) };
+        Ok(self
+            .publish(
+                &Subject::event(account.as_str(), EVENT),
+                Message::new(encode(&event)),
+            )
+            .await?)
+    }
+}
+
+fn enqueue_id(execute: &Execute, due_at: Timestamp) -> String {
+    format!(
+        "{}/{}/{}/{}",
+        execute.account, execute.agent_id, execute.execution_id, due_at.0
+    )
+}
+
+/// Where deployers take their work from.
+pub fn deployments() -> Subject {
+    Subject::deploy(DEPLOYMENTS)
+}
+
+/// Everything that services tell each other.
+pub fn events() -> Pattern {
+    Pattern::events(None, Some(EVENT))
+}
+
+/// What was told.
+pub fn event(message: Message) -> Result<Option<v1::event::Event>> {
+    Ok(read::<v1::Event>(message.payload)?.event)
+}
