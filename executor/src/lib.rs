@@ -1,1 +1,51 @@
-//! executor
+//! Touches processes. Runs the versions that deployer has placed on this node: packages, sandboxes, instances, calls.
+//!
+//! In: `Execute` and `Cancel` from the bus, `Package`, `Ensure`, `Inspect`, `Watch` over gRPC. Out: recorded outcomes,
+//! instances, log lines. Never here: HTTP, a choice of version, a call to another service.
+
+mod beat;
+mod call;
+mod config;
+mod environment;
+mod files;
+mod frame;
+mod grpc;
+mod held;
+mod host;
+mod inbox;
+mod instance;
+mod link;
+mod pool;
+mod python;
+mod run;
+mod sweep;
+mod uv;
+mod version;
+mod watch;
+
+pub mod confine;
+
+pub use config::Config;
+pub use host::Executor;
+
+use domain::{Result, Timestamp};
+use proto::peer::Peers;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// What an executor works with.
+pub struct Deps {
+    pub store: store::Store,
+    pub bus: bus::Bus,
+    pub peers: Peers,
+}
+
+/// Finds Python and what this host can confine, takes over what was placed here, and listens. Fails fast, with what to do.
+pub async fn bind(config: Config, deps: Deps) -> Result<Executor> {
+    host::bind(config, deps).await
+}
+
+/// The one look at the clock.
+fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}

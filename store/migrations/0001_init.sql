@@ -196,6 +196,7 @@ CREATE TABLE executions (
 );
 CREATE INDEX executions_accepted ON executions (account, agent_id, accepted_at, id);
 CREATE INDEX executions_completed ON executions (account, agent_id, completed_at) WHERE completed_at IS NOT NULL;
+CREATE INDEX executions_ended ON executions (completed_at) WHERE completed_at IS NOT NULL;
 CREATE INDEX executions_open ON executions (due_at) WHERE status IN ('queued', 'running');
 
 -- i executor. `execution_id` is empty for what an instance says outside of any execution.
@@ -211,6 +212,7 @@ CREATE TABLE logs (
 );
 CREATE INDEX logs_of_execution ON logs (account, agent_id, execution_id, seq);
 CREATE INDEX logs_of_agent ON logs (account, agent_id, at);
+CREATE INDEX logs_by_time ON logs (at);
 
 -- i gateway. Every change that was asked for, and how it ended.
 CREATE TABLE audit (

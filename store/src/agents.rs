@@ -151,6 +151,19 @@ impl Store {
         Ok(row.0)
     }
 
+    /// Living agents of an account, and how many of them a version answers for.
+    pub async fn count_agents(&self, account: &AccountId) -> Result<(u64, u64)> {
+        let sql = "SELECT COUNT(*), COUNT(CASE WHEN t.routes <> '{\"routes\":[]}' THEN 1 END) \
+             FROM agents a LEFT JOIN traffic t ON t.incarnation = a.incarnation WHERE a.account = $1 AND a.deleted_at IS NULL";
+        let (all, active): (i64, i64) =
+            read!(self, pool => sqlx::query_as(sql).bind(account.as_str()).fetch_one(pool).await)
+                .map_err(failed)?;
+        Ok((
+            u64::try_from(all).unwrap_or(0),
+            u64::try_from(active).unwrap_or(0),
+        ))
+    }
+
     pub async fn mark_agent_deleted(&self, incarnation: &str, at: Timestamp) -> Result<()> {
         let agent =
             "UPDATE agents SET deleted_at = $2 WHERE incarnation = $1 AND deleted_at IS NULL";

@@ -125,6 +125,17 @@ impl Store {
         rows.into_iter().map(deployment).collect()
     }
 
+    /// What deployer has to go on with for one agent, oldest first.
+    pub async fn unfinished_deployments_of(&self, incarnation: &str) -> Result<Vec<Deployment>> {
+        let sql = sqlx::AssertSqlSafe(format!(
+            "{COLUMNS} WHERE incarnation = $1 AND status = 'deploying' ORDER BY created_at, id"
+        ));
+        let rows: Vec<Row> =
+            read!(self, pool => sqlx::query_as(sql).bind(incarnation).fetch_all(pool).await)
+                .map_err(failed)?;
+        rows.into_iter().map(deployment).collect()
+    }
+
     /// The only way to change a deployment. `false`: another changed it since `rev`; look again.
     pub async fn advance_deployment(
         &self,

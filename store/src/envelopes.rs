@@ -82,6 +82,19 @@ impl Store {
         rows.into_iter().map(placed).collect()
     }
 
+    /// Every node of every version of an agent that shall not have let go of it.
+    pub async fn envelopes_of_agent(
+        &self,
+        account: &AccountId,
+        incarnation: &str,
+    ) -> Result<Vec<Placed>> {
+        let sql = sqlx::AssertSqlSafe(format!(
+            "{COLUMNS} WHERE account = $1 AND state <> 'retired' AND version_id IN (SELECT id FROM versions WHERE incarnation = $2)"
+        ));
+        let rows: Vec<Row> = read!(self, pool => sqlx::query_as(sql).bind(account.as_str()).bind(incarnation).fetch_all(pool).await).map_err(failed)?;
+        rows.into_iter().map(placed).collect()
+    }
+
     /// All that a node shall hold on to, for its start.
     pub async fn envelopes_of_node(&self, node: &NodeId) -> Result<Vec<Placed>> {
         let sql = sqlx::AssertSqlSafe(format!(

@@ -330,6 +330,31 @@ macro_rules! from_row {
     }};
 }
 
+/// A page of an agent's executions, newest first, and their count; `columns` are held to `$7` and on. Both statements take
+/// the same parameters.
+pub(crate) fn list_sql<'a>(columns: impl Iterator<Item = &'a str>) -> (String, String) {
+    let more: String = columns
+        .enumerate()
+        .map(|(at, column)| format!(" AND {column} = ${}", at + 7))
+        .collect();
+    let condition =
+        format!("account = $1 AND agent_id = $2 AND accepted_at >= $3 AND accepted_at < $4{more}");
+    (
+        format!(
+            "SELECT {COLUMNS} FROM executions WHERE {condition} ORDER BY accepted_at DESC, id DESC LIMIT $5 OFFSET $6"
+        ),
+        format!(
+            "SELECT COUNT(*) FROM (SELECT 1 FROM executions WHERE {condition} LIMIT $5 OFFSET $6) AS all_of_them"
+        ),
+    )
+}
+
+pub(crate) fn unfinished_sql() -> String {
+    format!(
+        "SELECT {COLUMNS} FROM executions WHERE status IN ('queued', 'running') AND due_at < $1 ORDER BY due_at LIMIT $2"
+    )
+}
+
 impl Store {
     /// Committed when it returns. `false`: there is an execution with this id already.
     pub async fn insert_execution(&self, new: New) -> Result<bool> {
@@ -388,21 +413,28 @@ impl Store {
         offset: u32,
         limit: u32,
     ) -> Result<(Vec<Execution>, u64)> {
-        let condition = "account = $1 AND agent_id = $2 AND ($3 IS NULL OR status = $3) AND ($4 IS NULL OR session_id = $4) \
-             AND accepted_at >= $5 AND accepted_at < $6";
-        let page = sqlx::AssertSqlSafe(format!(
-            "SELECT {COLUMNS} FROM executions WHERE {condition} ORDER BY accepted_at DESC, id DESC LIMIT $7 OFFSET $8"
-        ));
-        let count =
-            sqlx::AssertSqlSafe(format!("SELECT COUNT(*) FROM executions WHERE {condition}"));
-        let status = filter.status.map(Status::as_str);
+        // Only the conditions that are asked for: the count of an unfiltered list then reads nothing but the index.
+        let words: Vec<(&str, &str)> = [
+            ("status", filter.status.map(Status::as_str)),
+            ("session_id", filter.session_id.as_deref()),
+        ]
+        .into_iter()
+        .filter_map(|(column, word)| Some((column, word?)))
+        .collect();
+        let (page, count) = list_sql(words.iter().map(|(column, _)| *column));
         let from = filter.from.map_or(i64::MIN, |at| at.0);
         let to = filter.to.map_or(i64::MAX, |at| at.0);
         read!(self, pool => {
-            let rows = sqlx::query(page).bind(account.as_str()).bind(agent.as_str()).bind(status).bind(filter.session_id.as_deref())
-                .bind(from).bind(to).bind(i64::from(limit)).bind(i64::from(offset)).fetch_all(pool).await.map_err(failed)?;
-            let total: (i64,) = sqlx::query_as(count).bind(account.as_str()).bind(agent.as_str()).bind(status).bind(filter.session_id.as_deref())
-                .bind(from).bind(to).fetch_one(pool).await.map_err(failed)?;
+            let mut rows = sqlx::query(sqlx::AssertSqlSafe(page)).bind(account.as_str()).bind(agent.as_str()).bind(from).bind(to)
+                .bind(i64::from(limit)).bind(i64::from(offset));
+            let mut total = sqlx::query_as(sqlx::AssertSqlSafe(count)).bind(account.as_str()).bind(agent.as_str()).bind(from).bind(to)
+                .bind(i64::MAX).bind(0_i64);
+            for (_, word) in &words {
+                rows = rows.bind(*word);
+                total = total.bind(*word);
+            }
+            let rows = rows.fetch_all(pool).await.map_err(failed)?;
+            let total: (i64,) = total.fetch_one(pool).await.map_err(failed)?;
             let executions = rows.into_iter().map(|row| from_row!(row, false)).collect::<Result<Vec<_>>>()?;
             Ok((executions, u64::try_from(total.0).unwrap_or(0)))
         })
@@ -414,13 +446,18 @@ impl Store {
         due_before: Timestamp,
         limit: u32,
     ) -> Result<Vec<Execution>> {
-        let sql = sqlx::AssertSqlSafe(format!(
-            "SELECT {COLUMNS} FROM executions WHERE status IN ('queued', 'running') AND due_at < $1 ORDER BY due_at LIMIT $2"
-        ));
+        let sql = sqlx::AssertSqlSafe(unfinished_sql());
         read!(self, pool => {
             let rows = sqlx::query(sql).bind(due_before.0).bind(i64::from(limit)).fetch_all(pool).await.map_err(failed)?;
             rows.into_iter().map(|row| from_row!(row, false)).collect()
         })
+    }
+
+    /// How many executions of a version have no outcome yet.
+    pub async fn open_executions(&self, account: &AccountId, version: &VersionId) -> Result<u64> {
+        let sql = "SELECT COUNT(*) FROM executions WHERE status IN ('queued', 'running') AND account = $1 AND version_id = $2";
+        let count: (i64,) = read!(self, pool => sqlx::query_as(sql).bind(account.as_str()).bind(version.as_str()).fetch_one(pool).await).map_err(failed)?;
+        Ok(u64::try_from(count.0).unwrap_or(0))
     }
 
     /// The process under this attempt is gone: back to queued, one loss more. `false`: it moved on meanwhile.
@@ -456,17 +493,22 @@ impl Store {
         Ok(rows == 1)
     }
 
-    /// Deletes at most `limit` executions, with their logs, that ended before `before`: how many went.
+    /// Deletes at most `limit` executions that ended before `before`: how many went.
     pub async fn purge_executions(&self, before: Timestamp, limit: u32) -> Result<u64> {
-        let logs = "DELETE FROM logs WHERE at < $1";
-        let rows = "DELETE FROM executions WHERE (account, agent_id, id) IN \
-             (SELECT account, agent_id, id FROM executions WHERE completed_at < $1 LIMIT $2)";
-        write!(self, pool => {
-            sqlx::query(logs).bind(before.0).execute(pool).await.map_err(failed)?;
-            sqlx::query(rows).bind(before.0).bind(i64::from(limit)).execute(pool).await.map(|done| done.rows_affected()).map_err(failed)
-        })
+        write!(self, pool => sqlx::query(PURGE).bind(before.0).bind(i64::from(limit)).execute(pool).await.map(|done| done.rows_affected()))
+            .map_err(failed)
+    }
+
+    /// Executions that ended in `[from, to)` over all accounts, for system health.
+    pub async fn count_ended_executions(&self, from: Timestamp, to: Timestamp) -> Result<u64> {
+        let sql = "SELECT COUNT(*) FROM executions WHERE completed_at >= $1 AND completed_at < $2";
+        let count: (i64,) = read!(self, pool => sqlx::query_as(sql).bind(from.0).bind(to.0).fetch_one(pool).await).map_err(failed)?;
+        Ok(u64::try_from(count.0).unwrap_or(0))
     }
 }
+
+pub(crate) const PURGE: &str = "DELETE FROM executions WHERE (account, agent_id, id) IN \
+     (SELECT account, agent_id, id FROM executions WHERE completed_at < $1 ORDER BY completed_at LIMIT $2)";
 
 /// One ended execution, as figures need it.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,7 +1,7 @@
 //! Log lines, written in groups with the executions they belong to.
 
 use crate::{
-    db::{Store, document, failed, parsed, read},
+    db::{Store, document, failed, parsed, read, write},
     executions::Key,
     write::Op,
 };
@@ -89,6 +89,9 @@ fn kept((execution_id, at, seq, level, message, context): Row) -> Result<Kept> {
     })
 }
 
+pub(crate) const PURGE: &str = "DELETE FROM logs WHERE at < $1 \
+     AND at <= COALESCE((SELECT l.at FROM logs AS l WHERE l.at < $1 ORDER BY l.at LIMIT 1 OFFSET $2), $1)";
+
 impl Store {
     /// Handed to the group commit; on disk when a later write of the same caller is answered.
     pub async fn append_logs(&self, entries: Vec<Entry>) -> Result<()> {
@@ -122,6 +125,12 @@ impl Store {
             .fetch_all(pool).await)
         .map_err(failed)?;
         rows.into_iter().rev().map(kept).collect()
+    }
+
+    /// Deletes about `limit` of the oldest lines from before `before` (all of the same millisecond go together): how many went.
+    pub async fn purge_logs(&self, before: Timestamp, limit: u32) -> Result<u64> {
+        write!(self, pool => sqlx::query(PURGE).bind(before.0).bind(i64::from(limit)).execute(pool).await.map(|done| done.rows_affected()))
+            .map_err(failed)
     }
 
     /// Lines written in `[from, to)` over all accounts, for system health.

@@ -1,15 +1,19 @@
 //! Group commit for what every execution writes: one task takes what has queued and commits it together.
 //!
 //! Nobody sleeps to fill a batch: while one commits, the next collects. Within a batch, inserts come before starts, starts
-//! before ends, ends before log lines; a caller that needs an order between batches waits for its answer.
+//! before ends, ends before log lines; a caller that needs an order between batches waits for its answer. A batch that the
+//! database refuses is written again one by one, so that nobody fails for what another one wrote.
 
 use crate::{
     db::{Db, failed},
     executions::{End, New, Progress, Start},
     logs::Entry,
 };
-use domain::{Error, Result};
-use std::{collections::HashSet, sync::Arc};
+use domain::{Error, Kind, Result};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinSet,
@@ -97,13 +101,46 @@ impl Batch {
         }
     }
 
-    fn statements(&self) -> usize {
-        let some = |n: usize| n.div_ceil(ROWS);
-        some(self.inserts.len())
-            + some(self.starts.len())
-            + some(self.ends.len())
-            + some(self.logs.len())
+    fn len(&self) -> usize {
+        self.inserts.len()
+            + self.starts.len()
+            + self.ends.len()
             + self.progress.len()
+            + self.logs.len()
+    }
+
+    /// The same writes in the same order, each alone.
+    fn apart(self) -> impl Iterator<Item = Self> {
+        let inserts = self.inserts.into_iter().map(|one| Self {
+            inserts: vec![one],
+            ..Self::default()
+        });
+        let starts = self.starts.into_iter().map(|one| Self {
+            starts: vec![one],
+            ..Self::default()
+        });
+        let ends = self.ends.into_iter().map(|one| Self {
+            ends: vec![one],
+            ..Self::default()
+        });
+        let progress = self.progress.into_iter().map(|one| Self {
+            progress: vec![one],
+            ..Self::default()
+        });
+        let logs = self.logs.into_iter().map(|one| Self {
+            logs: vec![one],
+            ..Self::default()
+        });
+        let flushes = std::iter::once(Self {
+            flushes: self.flushes,
+            ..Self::default()
+        });
+        inserts
+            .chain(starts)
+            .chain(ends)
+            .chain(progress)
+            .chain(logs)
+            .chain(flushes)
     }
 }
 
@@ -114,12 +151,26 @@ async fn run(db: Db, mut ops: mpsc::Receiver<Op>) {
         for op in waiting.drain(..) {
             batch.add(op);
         }
-        let changed = commit(&db, &batch).await;
-        if let Err(error) = &changed {
-            tracing::error!(error = ?error, rows = batch.inserts.len() + batch.ends.len(), "a batch of writes was not committed");
+        match commit(&db, &batch).await {
+            // Refused as a whole: one row is bad, or two processes locked the same rows. A database that is gone is not asked
+            // again: every caller decides for itself.
+            Err(error) if error.kind == Kind::Internal && batch.len() > 1 => {
+                tracing::warn!(error = ?error, writes = batch.len(), "a batch of writes was refused and is written one by one");
+                for one in batch.apart() {
+                    let changed = commit(&db, &one).await;
+                    finish(one, changed);
+                }
+            }
+            changed => finish(batch, changed),
         }
-        answer(batch, changed);
     }
+}
+
+fn finish(batch: Batch, changed: Result<Changed>) {
+    if let Err(error) = &changed {
+        tracing::error!(error = ?error, writes = batch.len(), "a batch of writes was not committed");
+    }
+    answer(batch, changed);
 }
 
 /// Which of a batch's rows were changed, by their place in it.
@@ -165,52 +216,34 @@ fn answer(batch: Batch, changed: Result<Changed>) {
     }
 }
 
+/// Runs one kind of a batch's keyed writes: statements of at most [`ROWS`] rows, no key twice in one of them.
+macro_rules! keyed {
+    ($connection:expr, $writes:expr, $kind:ident, $changed:expr) => {
+        for round in rounds($writes.iter().map(|(write, _)| write.key.words())) {
+            for places in round.chunks(ROWS) {
+                let mut query = $kind::statement(places.iter().map(|at| $writes[*at].0.as_ref()));
+                let rows = query
+                    .build_query_as::<(String, String, String)>()
+                    .persistent(places.len() == 1)
+                    .fetch_all(&mut *$connection)
+                    .await?;
+                let rows: HashSet<(String, String, String)> = rows.into_iter().collect();
+                $changed.extend(places.iter().filter(|at| {
+                    let key = $writes[**at].0.key.words();
+                    rows.contains(&(key.0.to_owned(), key.1.to_owned(), key.2.to_owned()))
+                }));
+            }
+        }
+    };
+}
+
 /// The statements of a batch on one connection.
 macro_rules! apply {
     ($connection:expr, $batch:expr) => {{
         let mut changed = Changed::default();
-        for (index, chunk) in $batch.inserts.chunks(ROWS).enumerate() {
-            let mut query = New::statement(chunk.iter().map(|(new, _)| new.as_ref()));
-            let rows = query
-                .build_query_as::<(String, String, String)>()
-                .persistent(chunk.len() == 1)
-                .fetch_all(&mut *$connection)
-                .await?;
-            note(
-                &mut changed.inserts,
-                index,
-                rows,
-                chunk.iter().map(|(new, _)| new.key.words()),
-            );
-        }
-        for (index, chunk) in $batch.starts.chunks(ROWS).enumerate() {
-            let mut query = Start::statement(chunk.iter().map(|(start, _)| start.as_ref()));
-            let rows = query
-                .build_query_as::<(String, String, String)>()
-                .persistent(chunk.len() == 1)
-                .fetch_all(&mut *$connection)
-                .await?;
-            note(
-                &mut changed.starts,
-                index,
-                rows,
-                chunk.iter().map(|(start, _)| start.key.words()),
-            );
-        }
-        for (index, chunk) in $batch.ends.chunks(ROWS).enumerate() {
-            let mut query = End::statement(chunk.iter().map(|(end, _)| end.as_ref()));
-            let rows = query
-                .build_query_as::<(String, String, String)>()
-                .persistent(chunk.len() == 1)
-                .fetch_all(&mut *$connection)
-                .await?;
-            note(
-                &mut changed.ends,
-                index,
-                rows,
-                chunk.iter().map(|(end, _)| end.key.words()),
-            );
-        }
+        keyed!($connection, $batch.inserts, New, changed.inserts);
+        keyed!($connection, $batch.starts, Start, changed.starts);
+        keyed!($connection, $batch.ends, End, changed.ends);
         for progress in &$batch.progress {
             progress
                 .statement()
@@ -238,8 +271,8 @@ async fn commit(db: &Db, batch: &Batch) -> Result<Changed> {
 }
 
 async fn commit_lite(pool: &sqlx::SqlitePool, batch: &Batch) -> Result<Changed, sqlx::Error> {
-    // One statement is a transaction of its own: two calls less on the path of a lone execution.
-    if batch.statements() <= 1 {
+    // One write is a transaction of its own: two calls less on the path of a lone execution.
+    if batch.len() <= 1 {
         let mut connection = pool.acquire().await?;
         return Ok(apply!(connection, batch));
     }
@@ -250,7 +283,7 @@ async fn commit_lite(pool: &sqlx::SqlitePool, batch: &Batch) -> Result<Changed, 
 }
 
 async fn commit_pg(pool: &sqlx::PgPool, batch: &Batch) -> Result<Changed, sqlx::Error> {
-    if batch.statements() <= 1 {
+    if batch.len() <= 1 {
         let mut connection = pool.acquire().await?;
         return Ok(apply!(connection, batch));
     }
@@ -260,22 +293,18 @@ async fn commit_pg(pool: &sqlx::PgPool, batch: &Batch) -> Result<Changed, sqlx::
     Ok(changed)
 }
 
-/// Marks the first place in the batch of every key that came back. A key that stands twice in one batch counts once: the
-/// second writer of the same row lost.
-fn note<'a>(
-    into: &mut HashSet<usize>,
-    chunk: usize,
-    rows: Vec<(String, String, String)>,
-    keys: impl Iterator<Item = (&'a str, &'a str, &'a str)>,
-) {
-    let mut rows: HashSet<(String, String, String)> = rows.into_iter().collect();
+/// The places of a batch in rounds, no key twice in one round: a statement cannot write one row twice, and which of two
+/// writers wins is for their order to say.
+fn rounds<'a>(keys: impl Iterator<Item = (&'a str, &'a str, &'a str)>) -> Vec<Vec<usize>> {
+    let mut seen: HashMap<(&str, &str, &str), usize> = HashMap::new();
+    let mut rounds: Vec<Vec<usize>> = Vec::new();
     for (at, key) in keys.enumerate() {
-        if rows.is_empty() {
-            break;
+        let times = seen.entry(key).or_default();
+        if rounds.len() == *times {
+            rounds.push(Vec::new());
         }
-        let key = (key.0.to_owned(), key.1.to_owned(), key.2.to_owned());
-        if rows.remove(&key) {
-            into.insert(chunk * ROWS + at);
-        }
+        rounds[*times].push(at);
+        *times += 1;
     }
+    rounds
 }

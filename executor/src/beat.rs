@@ -1,0 +1,64 @@
+//! The heartbeat: this node is here, what it has and what it uses. And the tick that lets pools shrink and feeds end.
+
+use crate::{host::Node, now};
+use domain::Result;
+use std::{sync::Arc, time::Duration};
+use store::nodes::{Capacity, Node as Row};
+use tokio_util::sync::CancellationToken;
+
+const EVERY: Duration = Duration::from_secs(2);
+
+pub async fn run(node: Arc<Node>, stop: CancellationToken) {
+    let mut tick = tokio::time::interval(EVERY);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = tick.tick() => {}
+        }
+        for pool in node.pools() {
+            pool.scale();
+        }
+        node.hub.tidy();
+        if let Err(error) = beat(&node).await {
+            tracing::warn!(error = ?error, "the heartbeat was not kept");
+        }
+    }
+}
+
+pub async fn beat(node: &Node) -> Result<()> {
+    let pictures: Vec<_> = node.pools().iter().map(|pool| (pool.picture(), pool.version.spec.configuration.memory_limit_mb)).collect();
+    let instances: usize = pictures.iter().map(|(picture, _)| picture.instances.len()).sum();
+    let promised = pictures.iter().map(|(picture, limit)| picture.instances.len() as u64 * u64::from(*limit)).sum();
+    let (memory_mb, memory) = host_memory();
+    let capacity = Capacity {
+        memory_mb,
+        promised_mb: promised,
+        cpus: std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1)),
+        instances: u32::try_from(instances).unwrap_or(u32::MAX),
+        cpu: None,
+        memory,
+        isolation: node.level.to_string(),
+    };
+    let row = Row {
+        id: node.config.node_id.clone(),
+        boot_id: node.boot_id.clone(),
+        address: node.address.clone(),
+        capacity,
+        started_at: node.started_at,
+        heartbeat_at: now(),
+    };
+    node.store.beat(&row).await
+}
+
+/// MB in all, and the share in use.
+fn host_memory() -> (u64, Option<f64>) {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let field = |name: &str| {
+        let line = text.lines().find(|line| line.starts_with(name))?;
+        line.split_whitespace().nth(1)?.parse::<u64>().ok()
+    };
+    let total = field("MemTotal:").unwrap_or(0);
+    let share = field("MemAvailable:").filter(|_| total > 0).map(|free| 1.0 - free as f64 / total as f64);
+    (total / 1024, share)
+}

@@ -1,0 +1,357 @@
+//! One attempt on one instance: sent, listened to, stopped when it must be.
+//!
+//! Stopping is real: a timed-out or cancelled call is interrupted; an instance that then has nothing else to do, or that does
+//! not stop, is killed with everything in it. Other calls of the same instance may finish first.
+
+use crate::{
+    frame::{self, CallBody, Spent},
+    instance::Instance,
+    link::{Call, Ended, Event, Gone},
+    pool::Lease,
+    run::{Runner, SHOW_RUNNING_AFTER},
+};
+use domain::{
+    Timestamp,
+    execution::{Ending, Failure, FailureCode, FailurePhase, Mode, Usage},
+    id::InstanceId,
+    log::{Bounds, Level, Line},
+};
+use proto::{convert::Execute, v1::watch_event};
+use serde_json::value::RawValue;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use store::{
+    executions::{Key, Progress},
+    logs::Entry,
+};
+use tokio::sync::oneshot;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// Log lines of a long call are kept in between as well.
+const KEEP_LOGS_EVERY: Duration = Duration::from_millis(500);
+const KEEP_PROGRESS_EVERY: Duration = Duration::from_millis(500);
+
+#[derive(Clone)]
+pub struct Settings {
+    pub logs: Bounds,
+    pub stop_within: Duration,
+    pub tasks: TaskTracker,
+}
+
+pub struct Calling<'a> {
+    pub execute: &'a Execute,
+    pub input: &'a RawValue,
+    pub key: &'a Key,
+    pub attempt: u32,
+    pub cancel: &'a CancellationToken,
+    /// The row says running only when it lasts: it is written beside the run.
+    pub show_running: bool,
+}
+
+/// How an attempt ended and what it used.
+pub struct Attempted {
+    pub ending: Ending,
+    pub started_at: Option<Timestamp>,
+    pub completed_at: Timestamp,
+    pub duration_ms: f64,
+    pub usage: Usage,
+    pub instance_id: Option<InstanceId>,
+    pub lines: Vec<Line>,
+    pub stopping: Stopping,
+}
+
+/// Work that is still being stopped after its end was decided.
+#[derive(Default)]
+pub struct Stopping(Option<oneshot::Receiver<()>>, bool);
+
+impl Stopping {
+    /// A cancel is answered when the work has stopped; a timeout is answered at once.
+    pub async fn await_stopped(self) {
+        if let (Some(stopped), true) = (self.0, self.1) {
+            // A dropped sender: the stopping task has ended, one way or the other.
+            stopped.await.ok();
+        }
+    }
+}
+
+impl Attempted {
+    pub fn unstarted(failure: Failure) -> Self {
+        let now = crate::now();
+        Self {
+            ending: Ending::Failed(failure),
+            started_at: None,
+            completed_at: now,
+            duration_ms: 0.0,
+            usage: Usage::default(),
+            instance_id: None,
+            lines: Vec::new(),
+            stopping: Stopping::default(),
+        }
+    }
+}
+
+enum Outside {
+    Ended(Ended),
+    Gone,
+    Timeout,
+    Cancelled,
+}
+
+pub async fn run(runner: &Runner, lease: Lease, calling: Calling<'_>) -> Attempted {
+    let (started_at, clock) = ((runner.now)(), Instant::now());
+    let instance = Arc::clone(&lease.instance);
+    let timeout = calling.execute.options.timeout();
+    let mut journal = Journal::new(runner, &calling);
+    let sent = send(&instance, &calling, started_at + timeout);
+    let (outside, id) = match sent {
+        Ok(mut call) => (listen(runner, &mut call, &calling, &mut journal, timeout, started_at).await, call.id),
+        Err(Gone) => (Outside::Gone, 0),
+    };
+    let duration_ms = clock.elapsed().as_secs_f64() * 1000.0;
+    let mut stopping = Stopping::default();
+    let (ending, spent) = match outside {
+        Outside::Ended(Ended::Result(done)) => (Ending::Completed(done.output), done.spent),
+        Outside::Ended(Ended::Error(failure, spent)) => (Ending::Failed(failure), spent),
+        Outside::Gone => (Ending::Failed(instance.why_gone(FailurePhase::Handler).await), Spent::default()),
+        Outside::Timeout => {
+            let message = format!("the handler did not end within its {} s", calling.execute.options.timeout_s);
+            stopping = stop(runner, lease, id, "timeout", false);
+            return journal.close(attempted(
+                Ending::Failed(Failure::new(FailureCode::HandlerTimeout, FailurePhase::Handler, message)),
+                (started_at, duration_ms, (runner.now)()),
+                Spent::default(),
+                &instance,
+                stopping,
+            ))
+            .await;
+        }
+        Outside::Cancelled => {
+            stopping = stop(runner, lease, id, "cancelled", true);
+            return journal.close(attempted(
+                Ending::Failed(Failure::new(FailureCode::Cancelled, FailurePhase::Handler, "cancelled while it ran")),
+                (started_at, duration_ms, (runner.now)()),
+                Spent::default(),
+                &instance,
+                stopping,
+            ))
+            .await;
+        }
+    };
+    drop(lease);
+    std::mem::take(&mut stopping);
+    journal.close(attempted(ending, (started_at, duration_ms, (runner.now)()), spent, &instance, stopping)).await
+}
+
+fn attempted(ending: Ending, (started_at, duration_ms, completed_at): (Timestamp, f64, Timestamp), spent: Spent, instance: &Instance, stopping: Stopping) -> Attempted {
+    Attempted {
+        ending,
+        started_at: Some(started_at),
+        completed_at,
+        duration_ms: spent.handler_ms.filter(|claimed| *claimed <= duration_ms).unwrap_or(duration_ms),
+        usage: spent.usage,
+        instance_id: Some(instance.id.clone()),
+        lines: Vec::new(),
+        stopping,
+    }
+}
+
+fn send(instance: &Instance, calling: &Calling<'_>, deadline: Timestamp) -> Result<Call, Gone> {
+    let execute = calling.execute;
+    let body = CallBody {
+        execution_id: execute.execution_id.as_str(),
+        attempt: calling.attempt,
+        deadline_ms: deadline.as_millis(),
+        stream: execute.options.mode == Mode::Stream,
+        context: &execute.caller,
+        input: calling.input,
+    };
+    let id = instance.link.number();
+    let frame = frame::call(id, &body).map_err(|_| Gone)?;
+    instance.link.call(id, frame)
+}
+
+async fn listen(runner: &Runner, call: &mut Call, calling: &Calling<'_>, journal: &mut Journal<'_>, timeout: Duration, started_at: Timestamp) -> Outside {
+    let late = tokio::time::sleep(timeout);
+    tokio::pin!(late);
+    let lasts = tokio::time::sleep(SHOW_RUNNING_AFTER);
+    tokio::pin!(lasts);
+    let mut shown = !calling.show_running;
+    let mut open = true;
+    let outside = loop {
+        tokio::select! {
+            biased;
+            ended = &mut call.ended => break ended.map_or(Outside::Gone, Outside::Ended),
+            event = call.events.recv(), if open => match event {
+                Some(event) => journal.take(event).await,
+                None => open = false,
+            },
+            () = calling.cancel.cancelled() => break Outside::Cancelled,
+            () = &mut late => break Outside::Timeout,
+            () = &mut lasts, if !shown => {
+                shown = true;
+                runner.show_running(calling.key, calling.attempt, started_at).await;
+            }
+            () = journal.due() => journal.keep().await,
+        }
+    };
+    // Everything that a call said lies here before its end does.
+    while let Ok(event) = call.events.try_recv() {
+        journal.take(event).await;
+    }
+    outside
+}
+
+/// Interrupts a call and sees to its end; the lease is given back when nothing of it runs any more.
+fn stop(runner: &Runner, mut lease: Lease, id: u64, reason: &'static str, awaited: bool) -> Stopping {
+    let (stopped, tell) = oneshot::channel();
+    let within = runner.settings.stop_within;
+    // Taken before the interrupt: nothing new may land on an instance that is about to be killed.
+    let alone = awaited && lease.pool().is_alone(&lease.instance);
+    if alone {
+        lease.quarantine();
+    }
+    runner.settings.tasks.spawn(async move {
+        let instance = Arc::clone(&lease.instance);
+        let obeyed = interrupt(&instance, id, reason, within).await;
+        if !obeyed || alone || instance.has_strays() {
+            lease.quarantine();
+        }
+        if lease.pool().is_alone(&instance) && (!obeyed || alone || instance.has_strays()) {
+            instance.kill().await;
+        } else if !obeyed {
+            // Others still work in there; it ends with the last of them.
+            drop(lease);
+            instance.exited().await;
+        }
+        // The receiver waits only for a cancel.
+        stopped.send(()).ok();
+    });
+    Stopping(Some(tell), awaited)
+}
+
+/// `true`: the worker said that the call is over.
+async fn interrupt(instance: &Instance, id: u64, reason: &'static str, within: Duration) -> bool {
+    let Ok(frame) = frame::cancel(id, reason) else { return false };
+    let Ok(call) = instance.link.resume(id) else { return false };
+    if instance.link.send(frame).is_err() {
+        return false;
+    }
+    let over = tokio::time::timeout(within, call).await;
+    instance.link.forget(id);
+    matches!(over, Ok(Ok(_)))
+}
+
+/// What a call says on its way: bounded, shown to who watches, and kept.
+struct Journal<'a> {
+    runner: &'a Runner,
+    key: &'a Key,
+    attempt: u32,
+    stream: bool,
+    lines: Vec<Line>,
+    bytes: usize,
+    kept: usize,
+    dropped: u64,
+    next_keep: Option<tokio::time::Instant>,
+    progress_at: Option<Instant>,
+}
+
+impl<'a> Journal<'a> {
+    fn new(runner: &'a Runner, calling: &Calling<'a>) -> Self {
+        Self {
+            runner,
+            key: calling.key,
+            attempt: calling.attempt,
+            stream: calling.execute.options.mode == Mode::Stream,
+            lines: Vec::new(),
+            bytes: 0,
+            kept: 0,
+            dropped: 0,
+            next_keep: None,
+            progress_at: None,
+        }
+    }
+
+    async fn take(&mut self, event: Event) {
+        match event {
+            Event::Log(lines) => self.log(lines),
+            Event::Chunk(data) if self.stream => self.runner.hub.push(self.key, watch_event::Event::Chunk(data)),
+            Event::Chunk(_) => {}
+            Event::Progress(percent) => self.progress(percent).await,
+        }
+    }
+
+    fn log(&mut self, mut lines: Vec<Line>) {
+        let bounds = self.runner.settings.logs;
+        let offered = lines.len();
+        lines.retain_mut(|line| {
+            let size = line.message.len() + 64;
+            let fits = self.lines.len() < bounds.lines as usize && self.bytes + size <= bounds.bytes as usize + bounds.line_bytes as usize;
+            if fits {
+                self.bytes += size;
+            }
+            fits
+        });
+        lines.truncate((bounds.lines as usize).saturating_sub(self.lines.len()));
+        self.dropped += (offered - lines.len()) as u64;
+        if lines.is_empty() {
+            return;
+        }
+        self.runner.hub.log(&self.key.account, &self.key.agent_id, Some(&self.key.id), &lines);
+        self.lines.append(&mut lines);
+        self.next_keep.get_or_insert_with(|| tokio::time::Instant::now() + KEEP_LOGS_EVERY);
+    }
+
+    async fn progress(&mut self, percent: f64) {
+        self.runner.hub.push(self.key, watch_event::Event::Progress(percent));
+        if self.progress_at.is_some_and(|at| at.elapsed() < KEEP_PROGRESS_EVERY) && percent < 100.0 {
+            return;
+        }
+        self.progress_at = Some(Instant::now());
+        let progress = Progress { key: self.key.clone(), attempt: self.attempt, percent };
+        if let Err(error) = self.runner.store.note_progress(progress).await {
+            tracing::warn!(error = ?error, "progress was not kept");
+        }
+    }
+
+    /// When lines are to be kept; never, while there are none.
+    async fn due(&self) {
+        match self.next_keep {
+            Some(at) => tokio::time::sleep_until(at).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn keep(&mut self) {
+        self.next_keep = None;
+        let first = i64::from(self.attempt) << 32;
+        let entry = |(at, line): (usize, &Line)| Entry {
+            account: self.key.account.clone(),
+            agent_id: self.key.agent_id.clone(),
+            execution_id: Some(self.key.id.clone()),
+            seq: first + i64::try_from(at).unwrap_or(0),
+            line: line.clone(),
+        };
+        let entries: Vec<Entry> = self.lines.iter().enumerate().skip(self.kept).map(entry).collect();
+        self.kept = self.lines.len();
+        if let Err(error) = self.runner.store.append_logs(entries).await {
+            tracing::warn!(execution.id = %self.key.id, error = ?error, "log lines were not kept");
+        }
+    }
+
+    /// Says what was dropped, keeps the rest, and gives the lines to the attempt.
+    async fn close(mut self, mut attempted: Attempted) -> Attempted {
+        attempted.usage.logs_dropped += self.dropped;
+        let dropped = attempted.usage.logs_dropped;
+        if dropped > 0 {
+            let message = format!("{dropped} log lines were dropped: over what one execution may write");
+            self.lines.push(Line { timestamp: attempted.completed_at, level: Level::Warn, message, context: None });
+        }
+        if self.kept < self.lines.len() {
+            self.keep().await;
+        }
+        attempted.lines = std::mem::take(&mut self.lines);
+        attempted
+    }
+}

@@ -1,0 +1,99 @@
+//! What the executor tells its helper, and what the helper answers. Pure values; `wire` carries them.
+
+use serde::{Deserialize, Serialize};
+
+/// The port inside the sandbox on which the executor's egress proxy listens.
+pub const EGRESS_PORT: u16 = 3128;
+
+/// The numeric identity of the worker inside its user namespace, whatever it is outside.
+pub const INSIDE_ID: u32 = 1000;
+
+/// All that the helper needs. It travels over the control socket, never over argv: it may hold secrets.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Plan {
+    pub mode: Mode,
+    /// The worker's identity on the host.
+    pub uid: u32,
+    pub gid: u32,
+    pub hostname: String,
+    /// In order: parents before children.
+    pub entries: Vec<Entry>,
+    pub tmp_mb: u64,
+    pub shm_mb: u64,
+    /// Whether to mount a new /proc. A probe finds out whether that is possible.
+    pub proc: bool,
+    pub argv: Vec<String>,
+    pub env: Vec<String>,
+    pub cwd: String,
+    pub limits: Limits,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Mode {
+    Confine,
+    /// Everything up to the worker, which is not started.
+    Probe,
+    /// `isolation = none`: a child process with rlimits.
+    Plain,
+}
+
+/// Resource limits of the worker process and its children. `None`: a cgroup bounds it.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Limits {
+    pub open_files: u64,
+    pub data_bytes: Option<u64>,
+    pub processes: Option<u64>,
+}
+
+/// One thing to be seen in the sandbox's file system.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Entry {
+    Bind {
+        host: String,
+        inside: String,
+        kind: Bind,
+    },
+    Symlink {
+        inside: String,
+        target: String,
+    },
+    File {
+        inside: String,
+        text: String,
+    },
+    Dir {
+        inside: String,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Bind {
+    Tree,
+    Device,
+}
+
+/// What comes back, in this order. `Listening` carries a descriptor.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Report {
+    /// The sandbox's first process exists; its pid as the executor sees it.
+    Born {
+        pid: i32,
+    },
+    /// The egress listener, bound inside the sandbox's network.
+    Listening,
+    /// The worker has been executed.
+    Running,
+    /// Ends a probe.
+    Probed {
+        proc: bool,
+        namespaces: Vec<String>,
+    },
+    Failed {
+        step: String,
+        errno: i32,
+    },
+    Exited {
+        code: Option<i32>,
+        signal: Option<i32>,
+    },
+}

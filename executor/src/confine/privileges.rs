@@ -1,0 +1,74 @@
+//! Giving everything away: steps 10 and 11. Nothing here can be undone by the process that did it.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::thread::{
+    CapabilitiesSecureBits, CapabilitySet, CapabilitySets, clear_ambient_capability_set,
+    remove_capability_from_bounding_set, set_capabilities, set_capabilities_secure_bits,
+    set_no_new_privs,
+};
+
+use super::error::{Error, Step};
+use super::plan::Limits;
+
+pub fn limit(limits: &Limits) -> Result<(), Error> {
+    set(Resource::Core, 0, "rlimit core")?;
+    set(Resource::Nofile, limits.open_files, "rlimit nofile")?;
+    if let Some(bytes) = limits.data_bytes {
+        set(Resource::Data, bytes, "rlimit data")?;
+    }
+    if let Some(processes) = limits.processes {
+        set(Resource::Nproc, processes, "rlimit nproc")?;
+    }
+    Ok(())
+}
+
+/// Never above our own hard limit: raising that takes CAP_SYS_RESOURCE.
+fn set(resource: Resource, value: u64, step: &str) -> Result<(), Error> {
+    let value = getrlimit(resource)
+        .maximum
+        .map_or(value, |hard| hard.min(value));
+    setrlimit(
+        resource,
+        Rlimit {
+            current: Some(value),
+            maximum: Some(value),
+        },
+    )
+    .step(step)
+}
+
+/// Every capability set empty, the bounding set included, and no way for uid 0 or a set-uid file to bring one back.
+pub fn drop_capabilities() -> Result<(), Error> {
+    for number in 0..64 {
+        let capability = CapabilitySet::from_bits_retain(1 << number);
+        match remove_capability_from_bounding_set(capability) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::INVAL) => break, // the kernel knows no more
+            Err(e) => return Err(e).step("drop the bounding set"),
+        }
+    }
+    clear_ambient_capability_set().step("drop the ambient set")?;
+    let locked = CapabilitiesSecureBits::NO_ROOT
+        | CapabilitiesSecureBits::NO_ROOT_LOCKED
+        | CapabilitiesSecureBits::NO_SETUID_FIXUP
+        | CapabilitiesSecureBits::NO_SETUID_FIXUP_LOCKED
+        | CapabilitiesSecureBits::KEEP_CAPS_LOCKED
+        | CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE
+        | CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE_LOCKED;
+    set_capabilities_secure_bits(locked).step("securebits")?;
+    let none = CapabilitySet::empty();
+    set_capabilities(
+        None,
+        CapabilitySets {
+            effective: none,
+            permitted: none,
+            inheritable: none,
+        },
+    )
+    .step("drop capabilities")?;
+    no_new_privileges()
+}
+
+pub fn no_new_privileges() -> Result<(), Error> {
+    set_no_new_privs(true).step("no_new_privs")
+}

@@ -1,0 +1,205 @@
+//! The sandbox's file system: a small read-only tmpfs that holds only what the plan lists.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount,
+    mount_bind, mount_change, move_mount, open_tree, unmount,
+};
+
+use super::error::{Error, Step};
+use super::plan::{Bind, Entry, Mode as PlanMode, Plan};
+use super::sys::{self, MountAttributes};
+
+/// Where the new root is put together. Any directory that every host has; what it held is opened before.
+const STAGE: &str = "/tmp";
+/// An empty directory to lay over what must not be seen.
+const EMPTY: &str = "var/empty";
+/// Of /proc: tells of the host, or is an interface to it. (Docker's list, and the whole of /proc/sys.)
+const MASKED_DIRS: [&str; 7] = ["acpi", "bus", "driver", "fs", "irq", "scsi", "sys"];
+const MASKED_FILES: [&str; 12] = [
+    "cmdline",
+    "config.gz",
+    "kallsyms",
+    "kcore",
+    "key-users",
+    "keys",
+    "kmsg",
+    "latency_stats",
+    "modules",
+    "sched_debug",
+    "sysrq-trigger",
+    "timer_list",
+];
+
+/// Detached copies of the trees to bind, in the order of the plan. EPERM without CAP_SYS_ADMIN over our mount namespace.
+pub fn open_trees(entries: &[Entry]) -> Result<Vec<OwnedFd>, Error> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_RECURSIVE;
+    let hosts = entries.iter().filter_map(|entry| match entry {
+        Entry::Bind { host, .. } => Some(host),
+        Entry::Symlink { .. } | Entry::File { .. } | Entry::Dir { .. } => None,
+    });
+    hosts
+        .map(|host| open_tree(CWD, host.as_str(), flags).step_with(|| format!("open {host}")))
+        .collect()
+}
+
+/// Builds the root and makes it ours. Answers whether there is a /proc.
+pub fn build(plan: &Plan, trees: Vec<OwnedFd>) -> Result<bool, Error> {
+    mount_change(
+        "/",
+        MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
+    )
+    .step("make mounts private")?;
+    tmpfs(STAGE, "size=1m,nr_inodes=1k,mode=0755", "root")?;
+    std::env::set_current_dir(STAGE).step("enter the new root")?;
+
+    let mut trees = trees.into_iter();
+    for entry in &plan.entries {
+        place(entry, &mut trees)?;
+    }
+    for dir in ["tmp", "proc", "dev/shm", EMPTY] {
+        fs::create_dir_all(dir).step_with(|| format!("mkdir /{dir}"))?;
+    }
+    seal()?;
+    tmpfs(
+        "tmp",
+        &format!("size={}m,nr_inodes=64k,mode=1777", plan.tmp_mb),
+        "/tmp",
+    )?;
+    tmpfs(
+        "dev/shm",
+        &format!("size={}m,nr_inodes=4k,mode=1777", plan.shm_mb),
+        "/dev/shm",
+    )?;
+    // Before the old root goes: the kernel grants a new /proc only while an unmasked one is in sight.
+    let proc = plan.proc && new_proc(plan.mode == PlanMode::Probe)?;
+
+    rustix::process::pivot_root(".", ".").step("pivot_root")?;
+    unmount(".", UnmountFlags::DETACH).step("detach the old root")?;
+    std::env::set_current_dir("/").step("enter /")?;
+    Ok(proc)
+}
+
+fn tmpfs(at: &str, options: &str, name: &str) -> Result<(), Error> {
+    let options = std::ffi::CString::new(options)
+        .map_err(io::Error::other)
+        .step("mount options")?;
+    mount(
+        "tmpfs",
+        at,
+        "tmpfs",
+        MountFlags::NOSUID | MountFlags::NODEV,
+        options.as_c_str(),
+    )
+    .step_with(|| format!("mount {name}"))
+}
+
+fn place(entry: &Entry, trees: &mut impl Iterator<Item = OwnedFd>) -> Result<(), Error> {
+    match entry {
+        Entry::Dir { inside } => {
+            fs::create_dir_all(relative(inside)).step_with(|| format!("mkdir {inside}"))
+        }
+        Entry::File { inside, text } => {
+            parents(inside)?;
+            fs::write(relative(inside), text).step_with(|| format!("write {inside}"))
+        }
+        Entry::Symlink { inside, target } => {
+            parents(inside)?;
+            symlink(target, relative(inside)).step_with(|| format!("link {inside}"))
+        }
+        Entry::Bind { inside, kind, .. } => {
+            let tree = trees
+                .next()
+                .ok_or_else(|| Error::Spec(format!("no tree for {inside}")))?;
+            bind(&tree, inside, *kind).step_with(|| format!("bind {inside}"))
+        }
+    }
+}
+
+/// Read-only before it is attached, so that at no time anything in here can write to the host.
+fn bind(tree: &OwnedFd, inside: &str, kind: Bind) -> io::Result<()> {
+    let set = sys::READ_ONLY
+        | sys::NO_SUID
+        | match kind {
+            Bind::Tree => sys::NO_DEV,
+            Bind::Device => sys::NO_EXEC,
+        };
+    sys::mount_setattr(
+        tree.as_fd(),
+        MountAttributes {
+            set,
+            recursive: true,
+        },
+    )?;
+    let at = relative(inside);
+    if fs::File::from(tree.try_clone()?).metadata()?.is_dir() {
+        fs::create_dir_all(at)?;
+    } else if !at.exists() {
+        if let Some(parent) = at.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        fs::File::create(at)?;
+    }
+    move_mount(tree, "", CWD, at, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+    Ok(())
+}
+
+/// The root itself becomes read-only; what is mounted on it keeps its own attributes.
+fn seal() -> Result<(), Error> {
+    let here = rustix::fs::open(
+        ".",
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .step("open the new root")?;
+    let set = sys::READ_ONLY | sys::NO_SUID | sys::NO_DEV;
+    sys::mount_setattr(
+        here.as_fd(),
+        MountAttributes {
+            set,
+            recursive: false,
+        },
+    )
+    .step("make the root read-only")
+}
+
+fn new_proc(probing: bool) -> Result<bool, Error> {
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::RDONLY;
+    match mount("proc", "proc", "proc", flags, None) {
+        Err(rustix::io::Errno::PERM) if probing => return Ok(false),
+        other => other.step("mount /proc")?,
+    }
+    for dir in MASKED_DIRS {
+        mask(EMPTY, dir)?;
+    }
+    for file in MASKED_FILES {
+        mask("dev/null", file)?;
+    }
+    Ok(true)
+}
+
+fn mask(with: &str, name: &str) -> Result<(), Error> {
+    match mount_bind(with, format!("proc/{name}")) {
+        Err(rustix::io::Errno::NOENT) => Ok(()), // this kernel has no such file
+        other => other.step_with(|| format!("mask /proc/{name}")),
+    }
+}
+
+fn parents(inside: &str) -> Result<(), Error> {
+    match relative(inside).parent() {
+        Some(parent) => fs::create_dir_all(parent).step_with(|| format!("mkdir for {inside}")),
+        None => Ok(()),
+    }
+}
+
+fn relative(inside: &str) -> &Path {
+    Path::new(inside.trim_start_matches('/'))
+}

@@ -1,0 +1,360 @@
+//! Frames between the executor and a worker, as `docs/worker-protocol.md` writes them. The worker is hostile: every length,
+//! kind and body is checked, and whatever does not fit ends the connection.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use domain::{
+    Timestamp,
+    execution::{Failure, FailureCode, FailurePhase, Usage},
+    log::{Level, Line},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use std::collections::BTreeMap;
+
+const HEADER: usize = 4 + 1 + 8;
+/// Figures that one execution may report under names of its own.
+const MOST_METRICS: usize = 64;
+const MOST_MESSAGE: usize = 16 * 1024;
+const MOST_TRACEBACK: usize = 64 * 1024;
+
+/// What the executor says to a worker.
+#[derive(Debug, Serialize)]
+pub struct Init<'a> {
+    pub code_dir: &'a str,
+    pub site_dirs: &'a [&'a str],
+    pub entrypoint: &'a str,
+    pub concurrency: u32,
+    pub log_level: &'a str,
+    pub environment: &'a BTreeMap<String, String>,
+    pub limits: InitLimits,
+}
+
+#[derive(Debug, Serialize)]
+pub struct InitLimits {
+    pub frame_bytes: usize,
+    pub result_bytes: usize,
+    pub log_lines: u32,
+    pub log_bytes: u32,
+    pub log_line_bytes: u32,
+}
+
+#[derive(Debug, Serialize)]
+pub struct CallBody<'a> {
+    pub execution_id: &'a str,
+    pub attempt: u32,
+    pub deadline_ms: i64,
+    pub stream: bool,
+    pub context: &'a domain::execution::Caller,
+    pub input: &'a RawValue,
+}
+
+#[derive(Debug, Serialize)]
+struct CancelBody {
+    reason: &'static str,
+}
+
+pub fn init(body: &Init<'_>) -> Result<Bytes, serde_json::Error> {
+    encode(1, 0, body)
+}
+
+pub fn call(id: u64, body: &CallBody<'_>) -> Result<Bytes, serde_json::Error> {
+    encode(2, id, body)
+}
+
+pub fn cancel(id: u64, reason: &'static str) -> Result<Bytes, serde_json::Error> {
+    encode(3, id, &CancelBody { reason })
+}
+
+fn encode<T: Serialize>(kind: u8, id: u64, body: &T) -> Result<Bytes, serde_json::Error> {
+    let mut frame = BytesMut::with_capacity(512);
+    frame.put_u32(0);
+    frame.put_u8(kind);
+    frame.put_u64(id);
+    serde_json::to_writer((&mut frame).writer(), body)?;
+    // A body over 4 GiB cannot be: inputs are bounded at the door.
+    let length = u32::try_from(frame.len() - 4).unwrap_or(u32::MAX);
+    frame[..4].copy_from_slice(&length.to_be_bytes());
+    Ok(frame.freeze())
+}
+
+/// What a worker says to the executor.
+#[derive(Debug)]
+pub enum Said {
+    Ready(Ready),
+    Failed(Failure),
+    Result(u64, Done),
+    Error(u64, Failure, Spent),
+    Log(u64, Vec<Line>),
+    Chunk(u64, Bytes),
+    Progress(u64, f64),
+    Pong,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Ready {
+    pub entrypoint_kind: String,
+    pub import_ms: f64,
+    pub init_ms: f64,
+}
+
+#[derive(Debug)]
+pub struct Done {
+    pub output: Box<RawValue>,
+    pub spent: Spent,
+}
+
+/// What a call used, as the worker says.
+#[derive(Debug, Default)]
+pub struct Spent {
+    pub handler_ms: Option<f64>,
+    pub usage: Usage,
+}
+
+#[derive(Deserialize)]
+struct Figures {
+    #[serde(default)]
+    cpu_ms: Option<f64>,
+    #[serde(default)]
+    memory_peak_mb: Option<f64>,
+    #[serde(default)]
+    handler_ms: Option<f64>,
+    #[serde(default)]
+    tokens: Option<i64>,
+    #[serde(default)]
+    metrics: BTreeMap<String, f64>,
+    #[serde(default)]
+    log_dropped: u64,
+}
+
+#[derive(Deserialize)]
+struct ErrorBody {
+    code: String,
+    phase: String,
+    message: String,
+    #[serde(default)]
+    exception_type: Option<String>,
+    #[serde(default)]
+    traceback: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct LogBody {
+    lines: Vec<(f64, String, String, Option<serde_json::Value>)>,
+}
+
+#[derive(Deserialize)]
+struct ChunkBody<'a> {
+    #[serde(borrow)]
+    data: &'a RawValue,
+}
+
+#[derive(Deserialize)]
+struct ProgressBody {
+    percent: f64,
+}
+
+/// Takes the next whole frame out of what has been read; `None` until there is one. `most` bounds a frame's length.
+pub fn next(read: &mut BytesMut, most: usize) -> Result<Option<Said>, String> {
+    let Some(length) = read.get(..4) else {
+        return Ok(None);
+    };
+    let length = u32::from_be_bytes([length[0], length[1], length[2], length[3]]) as usize;
+    if length < HEADER - 4 || length > most {
+        return Err(format!("a frame of {length} bytes; allowed are {} to {most}", HEADER - 4));
+    }
+    if read.len() < 4 + length {
+        read.reserve(4 + length - read.len());
+        return Ok(None);
+    }
+    let mut frame = read.split_to(4 + length).freeze();
+    frame.advance(4);
+    let kind = frame.get_u8();
+    let id = frame.get_u64();
+    said(kind, id, &frame).map(Some)
+}
+
+fn said(kind: u8, id: u64, body: &Bytes) -> Result<Said, String> {
+    match kind {
+        65 => Ok(Said::Ready(read(body)?)),
+        66 => Ok(Said::Failed(failure(body)?)),
+        67 => {
+            let result: ResultRaw<'_> = read_borrowed(body)?;
+            Ok(Said::Result(id, Done { output: result.output.to_owned(), spent: result.spent() }))
+        }
+        68 => {
+            let figures: Figures = read(body)?;
+            Ok(Said::Error(id, failure(body)?, spent(figures)))
+        }
+        69 => {
+            let log: LogBody = read(body)?;
+            Ok(Said::Log(id, log.lines.into_iter().map(line).collect()))
+        }
+        70 => {
+            let chunk: ChunkBody<'_> = read_borrowed(body)?;
+            Ok(Said::Chunk(id, body.slice_ref(chunk.data.get().as_bytes())))
+        }
+        71 => {
+            let progress: ProgressBody = read(body)?;
+            Ok(Said::Progress(id, progress.percent.clamp(0.0, 100.0)))
+        }
+        72 => Ok(Said::Pong),
+        other => Err(format!("a frame of the unknown kind {other}")),
+    }
+}
+
+/// [`Figures`] and the output, without `flatten`: that would buffer the output, which may be large.
+#[derive(Deserialize)]
+struct ResultRaw<'a> {
+    #[serde(default)]
+    cpu_ms: Option<f64>,
+    #[serde(default)]
+    memory_peak_mb: Option<f64>,
+    #[serde(default)]
+    handler_ms: Option<f64>,
+    #[serde(default)]
+    tokens: Option<i64>,
+    #[serde(default)]
+    metrics: BTreeMap<String, f64>,
+    #[serde(default)]
+    log_dropped: u64,
+    #[serde(borrow)]
+    output: &'a RawValue,
+}
+
+impl ResultRaw<'_> {
+    fn spent(self) -> Spent {
+        spent(Figures {
+            cpu_ms: self.cpu_ms,
+            memory_peak_mb: self.memory_peak_mb,
+            handler_ms: self.handler_ms,
+            tokens: self.tokens,
+            metrics: self.metrics,
+            log_dropped: self.log_dropped,
+        })
+    }
+}
+
+fn spent(figures: Figures) -> Spent {
+    let sane = |figure: Option<f64>| figure.filter(|figure| figure.is_finite() && *figure >= 0.0);
+    let named = figures
+        .metrics
+        .into_iter()
+        .filter(|(name, value)| value.is_finite() && domain::agent::metric_name(name).is_ok());
+    Spent {
+        handler_ms: sane(figures.handler_ms),
+        usage: Usage {
+            cpu_ms: sane(figures.cpu_ms),
+            memory_peak_mb: sane(figures.memory_peak_mb),
+            tokens: figures.tokens.filter(|tokens| *tokens >= 0),
+            metrics: named.take(MOST_METRICS).collect(),
+            logs_dropped: figures.log_dropped,
+        },
+    }
+}
+
+fn failure(body: &Bytes) -> Result<Failure, String> {
+    let error: ErrorBody = read(body)?;
+    // A worker may not claim what only the executor can know.
+    let code = match error.code.parse() {
+        Ok(
+            code @ (FailureCode::HandlerRaised
+            | FailureCode::OutOfMemory
+            | FailureCode::OutputNotSerializable
+            | FailureCode::OutputTooLarge
+            | FailureCode::InitFailed
+            | FailureCode::Cancelled),
+        ) => code,
+        _ => FailureCode::HandlerRaised,
+    };
+    let phase = error.phase.parse().unwrap_or(FailurePhase::Handler);
+    let mut failure = Failure::new(code, phase, bounded(error.message, MOST_MESSAGE));
+    failure.exception_type = error.exception_type.map(|text| bounded(text, 256));
+    failure.traceback = error.traceback.map(|text| bounded(text, MOST_TRACEBACK));
+    Ok(failure)
+}
+
+fn line((at, level, message, context): (f64, String, String, Option<serde_json::Value>)) -> Line {
+    let level = level.parse().unwrap_or(Level::Info);
+    let context = context.filter(serde_json::Value::is_object);
+    Line { timestamp: Timestamp(at as i64), level, message: visible(&message), context }
+}
+
+/// Escapes what a terminal would act on: an agent's words must not move a reader's cursor.
+fn visible(message: &str) -> String {
+    let hidden = |c: char| c.is_control() && c != '\n' && c != '\t';
+    if !message.contains(hidden) {
+        return message.to_owned();
+    }
+    message.chars().map(|c| if hidden(c) { c.escape_unicode().to_string() } else { c.to_string() }).collect()
+}
+
+fn bounded(mut text: String, most: usize) -> String {
+    if text.len() > most {
+        let end = (0..=most).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
+fn read<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, String> {
+    serde_json::from_slice(body).map_err(|error| format!("a frame with a bad body: {error}"))
+}
+
+fn read_borrowed<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, String> {
+    serde_json::from_slice(body).map_err(|error| format!("a frame with a bad body: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(kind: u8, id: u64, body: &str) -> BytesMut {
+        let mut out = BytesMut::new();
+        out.put_u32(u32::try_from(9 + body.len()).expect("short"));
+        out.put_u8(kind);
+        out.put_u64(id);
+        out.put_slice(body.as_bytes());
+        out
+    }
+
+    #[test]
+    fn whole_frames_come_out_of_pieces() {
+        let whole = frame(67, 5, r#"{"cpu_ms":1.5,"handler_ms":2,"tokens":3,"metrics":{"a":1},"log_dropped":0,"output":{"x":[1, 2]}}"#);
+        for cut in 0..whole.len() {
+            let mut part = BytesMut::from(&whole[..cut]);
+            assert!(next(&mut part, 1000).expect("a prefix is no fault").is_none());
+        }
+        let mut two = whole.clone();
+        two.extend_from_slice(&whole);
+        for _ in 0..2 {
+            let Ok(Some(Said::Result(5, done))) = next(&mut two, 1000) else { panic!("a result") };
+            assert_eq!(done.output.get(), r#"{"x":[1, 2]}"#);
+            assert_eq!((done.spent.usage.cpu_ms, done.spent.usage.tokens), (Some(1.5), Some(3)));
+        }
+        assert!(two.is_empty());
+    }
+
+    #[test]
+    fn forged_frames_are_faults() {
+        for mut bad in [
+            BytesMut::from(&[0xff, 0xff, 0xff, 0xff, 65][..]),
+            BytesMut::from(&[0, 0, 0, 0][..]),
+            frame(1, 0, "{}"),
+            frame(67, 1, "{}"),
+            frame(67, 1, "not json"),
+            frame(70, 1, r#"{"data":}"#),
+            frame(69, 1, r#"{"lines":[[1,2]]}"#),
+        ] {
+            assert!(next(&mut bad, 1000).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_worker_cannot_claim_a_timeout_or_move_a_cursor() {
+        let mut forged = frame(68, 1, r#"{"code":"HANDLER_TIMEOUT","phase":"x","message":"m"}"#);
+        let Ok(Some(Said::Error(1, failure, _))) = next(&mut forged, 1000) else { panic!("an error") };
+        assert_eq!(failure.code, FailureCode::HandlerRaised);
+        assert_eq!(visible("a\u{1b}[2Jb\nc"), "a\\u{1b}[2Jb\nc");
+    }
+}

@@ -1,0 +1,253 @@
+//! The executor as a whole: the versions it hosts and what they share.
+
+use crate::{
+    Config, Deps, beat,
+    call::Settings,
+    confine::{self, Level},
+    environment::Environments,
+    files, grpc,
+    held::Held,
+    inbox,
+    instance::Grounds,
+    now,
+    pool::{Common, Pool},
+    python::Python,
+    run::Runner,
+    sweep,
+    uv::Uv,
+    version::{Files, Version},
+    watch::Hub,
+};
+use bus::Bus;
+use domain::{
+    Error, Result, Timestamp,
+    envelope::State,
+    id::{AccountId, BootId, VersionId},
+};
+use proto::peer::Incoming;
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
+use store::{Store, envelopes::Placed, executions::Holder};
+use tokio::sync::Semaphore;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub struct Executor {
+    node: Arc<Node>,
+    incoming: Incoming,
+}
+
+/// What every task of this executor reaches.
+pub(crate) struct Node {
+    pub config: Config,
+    pub store: Store,
+    pub bus: Bus,
+    pub address: String,
+    pub boot_id: BootId,
+    pub started_at: Timestamp,
+    pub level: Level,
+    pub python: Python,
+    pub environments: Environments,
+    pub runner: Arc<Runner>,
+    pub hub: Arc<Hub>,
+    pub tasks: TaskTracker,
+    /// Cancelled when this executor is to take no more work.
+    pub stop: CancellationToken,
+    common: Arc<Common>,
+    worker: PathBuf,
+    hosted: Mutex<HashMap<VersionId, Hosted>>,
+    /// One at a time changes what is hosted: loading a version twice would run it twice.
+    changing: tokio::sync::Mutex<()>,
+}
+
+struct Hosted {
+    pool: Arc<Pool>,
+    /// Cancelled when its work is no longer taken from the bus.
+    stop: CancellationToken,
+}
+
+pub(crate) async fn bind(config: Config, deps: Deps) -> Result<Executor> {
+    let Deps { store, bus, peers } = deps;
+    let python = Python::find(&config.python).await?;
+    let worker = python.prepare_worker(&config.data_dir).await?;
+    files::tidy(&config.data_dir).await;
+    let level = confine::probe(config.confine.clone()).await;
+    tracing::info!(python = python.version, "agents run on {} and are {level}", python.executable);
+    if !level.is_confined() {
+        tracing::warn!("AGENTS ARE NOT CONFINED: {level}");
+    }
+    let left = level.sweep().await;
+    if left > 0 {
+        tracing::info!("ended {left} instances that an earlier run had left");
+    }
+    let (address, incoming) = peers.listen(config.node_id.as_str());
+    let boot_id = BootId::from_uuid(uuid::Uuid::now_v7());
+    store.end_instances_of_earlier_boots(&config.node_id, &boot_id, now()).await?;
+    let (hub, held, tasks) = (Arc::new(Hub::default()), Arc::new(Held::default()), TaskTracker::new());
+    let grounds = Grounds {
+        level: level.clone(),
+        store: store.clone(),
+        hub: Arc::clone(&hub),
+        tasks: tasks.clone(),
+        start_within: config.start_within,
+        result_bytes: config.result_bytes,
+        logs: config.logs,
+        now,
+    };
+    let common = Common { grounds, node_id: config.node_id.clone(), boot_id: boot_id.clone(), starts: Semaphore::new(config.starts), queue: config.queue };
+    let runner = Runner {
+        store: store.clone(),
+        hub: Arc::clone(&hub),
+        held,
+        holder: Holder { node_id: config.node_id.clone(), boot_id: boot_id.clone() },
+        settings: Settings { logs: config.logs, stop_within: config.stop_within, tasks: tasks.clone() },
+        now,
+    };
+    let uv = Uv::new(&config.data_dir, config.uv.clone(), config.uv_cache.clone());
+    let node = Arc::new(Node {
+        environments: Environments::new(&config.data_dir, uv, python.clone()),
+        store,
+        bus,
+        address,
+        boot_id,
+        started_at: now(),
+        level,
+        python,
+        runner: Arc::new(runner),
+        hub,
+        tasks,
+        stop: CancellationToken::new(),
+        common: Arc::new(common),
+        worker,
+        hosted: Mutex::default(),
+        changing: tokio::sync::Mutex::new(()),
+        config,
+    });
+    beat::beat(&node).await?;
+    for placed in node.store.envelopes_of_node(&node.config.node_id).await? {
+        let version_id = placed.envelope.version_id.clone();
+        if let Err(error) = node.ensure(&placed.account, &version_id, placed.envelope.generation).await {
+            tracing::error!(version.id = %version_id, error = ?error, "a version that was placed here cannot be taken over");
+        }
+    }
+    Ok(Executor { node, incoming })
+}
+
+impl Executor {
+    /// Where this executor is reached by gRPC.
+    pub fn address(&self) -> &str {
+        &self.node.address
+    }
+
+    /// Works until `stop`; then takes nothing new, lets finish what runs, and ends every instance.
+    pub async fn serve(self, stop: CancellationToken) -> Result<()> {
+        let Self { node, incoming } = self;
+        let quiet = CancellationToken::new();
+        let server = grpc::serve(Arc::clone(&node), incoming, quiet.clone());
+        let background = TaskTracker::new();
+        background.spawn(server);
+        background.spawn(beat::run(Arc::clone(&node), quiet.clone()));
+        background.spawn(sweep::run(Arc::clone(&node), quiet.clone()));
+        stop.cancelled().await;
+        node.drain().await;
+        quiet.cancel();
+        background.close();
+        background.wait().await;
+        node.tasks.close();
+        tokio::time::timeout(node.config.drain_within, node.tasks.wait()).await.ok();
+        Ok(())
+    }
+}
+
+impl Node {
+    pub fn pool(&self, version: &VersionId) -> Option<Arc<Pool>> {
+        self.hosted.lock().unwrap_or_else(PoisonError::into_inner).get(version).map(|hosted| Arc::clone(&hosted.pool))
+    }
+
+    pub fn pools(&self) -> Vec<Arc<Pool>> {
+        self.hosted.lock().unwrap_or_else(PoisonError::into_inner).values().map(|hosted| Arc::clone(&hosted.pool)).collect()
+    }
+
+    /// Does what the envelope's row says, if it is not older than `generation`.
+    pub async fn ensure(self: &Arc<Self>, account: &AccountId, version_id: &VersionId, generation: i64) -> Result<()> {
+        let _turn = self.changing.lock().await;
+        let placed = self.store.envelope(account, &self.config.node_id, version_id).await?;
+        let placed = placed.ok_or_else(|| Error::not_found(format!("an envelope of {version_id} on this node")))?;
+        if generation < placed.envelope.generation {
+            return Err(Error::conflict(format!("generation {generation} is older than {}", placed.envelope.generation)));
+        }
+        match placed.envelope.state {
+            State::Retired => self.let_go(version_id).await,
+            State::Serving | State::Retiring => self.take_over(placed).await?,
+        }
+        Ok(())
+    }
+
+    async fn take_over(self: &Arc<Self>, placed: Placed) -> Result<()> {
+        let serving = placed.envelope.state == State::Serving;
+        if let Some(pool) = self.pool(&placed.envelope.version_id) {
+            if !pool.order(placed.envelope) {
+                return Err(Error::conflict("a newer order is known"));
+            }
+            if serving {
+                pool.prove();
+            }
+            return Ok(());
+        }
+        let version = Arc::new(self.load(&placed.account, &placed.envelope.version_id).await?);
+        let id = version.id.clone();
+        let pool = Pool::new(version, placed.envelope, Arc::clone(&self.common));
+        let stop = self.stop.child_token();
+        inbox::serve(self, &pool, &stop).await?;
+        self.hosted.lock().unwrap_or_else(PoisonError::into_inner).insert(id, Hosted { pool: Arc::clone(&pool), stop });
+        pool.scale();
+        if serving {
+            pool.prove();
+        }
+        Ok(())
+    }
+
+    async fn let_go(&self, version: &VersionId) {
+        let hosted = self.hosted.lock().unwrap_or_else(PoisonError::into_inner).remove(version);
+        if let Some(hosted) = hosted {
+            hosted.stop.cancel();
+            hosted.pool.close().await;
+        }
+    }
+
+    async fn load(&self, account: &AccountId, id: &VersionId) -> Result<Version> {
+        let version = self.store.version(account, id).await?.ok_or_else(|| Error::not_found(format!("version {id}")))?;
+        let bytes = self.store.artifact(account, &version.artifact).await?.ok_or_else(|| Error::internal("the version's code is not there"))?;
+        let code = files::unpack(&self.config.data_dir, &version.artifact, bytes).await?;
+        let lock = self.store.lock(account, id).await?.map(|lock| lock.lock).unwrap_or_default();
+        let packages = self.environments.folder(&lock);
+        if packages.as_ref().is_some_and(|folder| !folder.exists()) {
+            // Placed here before it was packaged here: another node's lock, or a data directory that was cleared.
+            self.environments.package(&version.spec.python, Some(lock), &|_| {}).await?;
+        }
+        let environment = self.store.environment(account, id).await?;
+        let files = Files {
+            python: self.python.clone(),
+            runner: self.worker.clone(),
+            code,
+            packages,
+            processes: self.config.processes,
+            open_files: self.config.open_files,
+            tmp_mb: self.config.tmp_mb,
+        };
+        Ok(Version { id: id.clone(), account: account.clone(), spec: version.spec, environment, files })
+    }
+
+    /// Takes nothing new, waits for what runs, ends every instance.
+    async fn drain(&self) {
+        self.stop.cancel();
+        let deadline = tokio::time::Instant::now() + self.config.drain_within;
+        while self.runner.held.len() > 0 && tokio::time::Instant::now() < deadline {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        let pools = self.pools();
+        futures::future::join_all(pools.iter().map(|pool| pool.close())).await;
+    }
+}

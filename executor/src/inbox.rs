@@ -1,0 +1,163 @@
+//! From the bus to calls: sync requests, durable work in three lanes, cancels. One set of loops per hosted version.
+
+use crate::{host::Node, pool::Pool, run::Verdict};
+use bus::{Delivery, Message, Priority, Request, Requests, Subject, Work, WorkOptions};
+use domain::{Result, execution::Status};
+use proto::{
+    convert::{self, Execute, Reply},
+    v1,
+};
+use std::{sync::Arc, time::Duration};
+use store::executions::Key;
+use tokio_util::sync::CancellationToken;
+
+/// Executors of one version share its requests.
+const GROUP: &str = "executors";
+const ACK_WAIT: Duration = Duration::from_secs(30);
+/// Redeliveries are counted by the row, not by the bus; this only ends what can never be read.
+const MAX_DELIVER: u32 = 10_000;
+/// Deliveries in hand beyond the running ones: enough to sort them by priority.
+const LOOK_AHEAD: usize = 64;
+const MOST_IN_HAND: usize = 4096;
+
+/// Subscribes, and works until `stop`. When this returns, the version can be reached.
+pub async fn serve(node: &Arc<Node>, pool: &Arc<Pool>, stop: &CancellationToken) -> Result<()> {
+    let (account, version) = (pool.version.account.as_str(), pool.version.id.as_str());
+    let runs = node.bus.serve(&Subject::run(account, version), Some(GROUP)).await?;
+    let cancels = node.bus.serve(&Subject::cancel(account, version), None).await?;
+    node.tasks.spawn(take_runs(Arc::clone(node), Arc::clone(pool), runs, stop.clone()));
+    node.tasks.spawn(take_cancels(Arc::clone(node), cancels, stop.clone()));
+    let spec = &pool.version.spec;
+    let slots = spec.scaling.max_instances.max(1) as usize * spec.configuration.concurrent_executions as usize;
+    for lane in Priority::ALL {
+        let options = WorkOptions { max_in_flight: (slots + LOOK_AHEAD).min(MOST_IN_HAND), ack_wait: ACK_WAIT, max_deliver: MAX_DELIVER };
+        let work = node.bus.work(&Subject::work(account, version, lane), options).await?;
+        node.tasks.spawn(take_work(Arc::clone(node), Arc::clone(pool), work, stop.clone()));
+    }
+    Ok(())
+}
+
+async fn take_runs(node: Arc<Node>, pool: Arc<Pool>, mut runs: Requests, stop: CancellationToken) {
+    loop {
+        let request = tokio::select! {
+            () = stop.cancelled() => return,
+            request = runs.next() => request,
+        };
+        let Some(request) = request else { return };
+        let (node, pool) = (Arc::clone(&node), Arc::clone(&pool));
+        node.tasks.clone().spawn(async move { attend(&node, &pool, request).await });
+    }
+}
+
+async fn attend(node: &Node, pool: &Arc<Pool>, mut request: Request) {
+    let message = std::mem::take(&mut request.message);
+    let execute = match Execute::decode(message.payload) {
+        Ok(execute) => execute,
+        Err(error) => return answer(request, &Reply::Refused(error)).await,
+    };
+    if execute.options.mode == domain::execution::Mode::Stream {
+        // The feed is there before the watcher is told where to look.
+        let _feed = node.hub.execution(&crate::run::key(&execute));
+        answer(request, &Reply::Accepted { node_address: node.address.clone() }).await;
+        if let Reply::Refused(error) = node.runner.attended(pool, &execute).await {
+            node.hub.end(&crate::run::key(&execute), refused(&execute, &error));
+        }
+        return;
+    }
+    let reply = node.runner.attended(pool, &execute).await;
+    answer(request, &reply).await;
+}
+
+/// What a watcher is told of a stream that could not be run.
+fn refused(execute: &Execute, error: &domain::Error) -> v1::Outcome {
+    let failure = domain::execution::Failure::new(domain::execution::FailureCode::InitFailed, domain::execution::FailurePhase::Spawn, error.message.clone());
+    v1::Outcome {
+        status: Status::Failed.as_str().to_owned(),
+        error: serde_json::to_vec(&failure).unwrap_or_default().into(),
+        accepted_at_ms: execute.accepted_at.0,
+        completed_at_ms: crate::now().0,
+        usage: bytes::Bytes::from_static(b"{}"),
+        ..v1::Outcome::default()
+    }
+}
+
+async fn answer(request: Request, reply: &Reply) {
+    let sent = match reply.encode() {
+        Ok(payload) => request.respond(Message::new(payload)).await.map_err(domain::Error::from),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = sent {
+        tracing::warn!(error = ?error, "an answer could not be sent");
+    }
+}
+
+async fn take_work(node: Arc<Node>, pool: Arc<Pool>, mut work: Work, stop: CancellationToken) {
+    loop {
+        let delivery = tokio::select! {
+            () = stop.cancelled() => return,
+            delivery = work.next() => delivery,
+        };
+        let Some(delivery) = delivery else { return };
+        let (node, pool) = (Arc::clone(&node), Arc::clone(&pool));
+        node.tasks.clone().spawn(async move { work_off(&node, &pool, delivery).await });
+    }
+}
+
+async fn work_off(node: &Node, pool: &Arc<Pool>, mut delivery: Delivery) {
+    let message = std::mem::take(&mut delivery.message);
+    let verdict = match Execute::decode(message.payload) {
+        Ok(execute) => {
+            let redelivered = delivery.deliveries > 1;
+            let working = node.runner.durable(pool, &execute, redelivered);
+            tokio::pin!(working);
+            let mut alive = tokio::time::interval(ACK_WAIT / 3);
+            alive.tick().await;
+            loop {
+                tokio::select! {
+                    verdict = &mut working => break verdict,
+                    _ = alive.tick() => if let Err(error) = delivery.in_progress().await {
+                        tracing::debug!(error = ?error, "a delivery could not be extended");
+                    },
+                }
+            }
+        }
+        Err(error) => {
+            tracing::error!(error = ?error, "a message of durable work cannot be read and is dropped");
+            Verdict::Done
+        }
+    };
+    let told = match verdict {
+        Verdict::Done => delivery.ack().await,
+        Verdict::Again(wait) => delivery.retry(wait).await,
+    };
+    if let Err(error) = told {
+        tracing::debug!(error = ?error, "a delivery could not be settled; it comes again and finds its row");
+    }
+}
+
+async fn take_cancels(node: Arc<Node>, mut cancels: Requests, stop: CancellationToken) {
+    loop {
+        let request = tokio::select! {
+            () = stop.cancelled() => return,
+            request = cancels.next() => request,
+        };
+        let Some(request) = request else { return };
+        let node = Arc::clone(&node);
+        node.tasks.clone().spawn(async move { cancel(&node, request).await });
+    }
+}
+
+/// Answers only for what is held here; silence is another's.
+async fn cancel(node: &Node, mut request: Request) {
+    let message = std::mem::take(&mut request.message);
+    let Ok(key) = convert::read::<v1::Cancel>(message.payload).and_then(|cancel| {
+        Ok(Key { account: convert::word(&cancel.account)?, agent_id: convert::word(&cancel.agent_id)?, id: convert::word(&cancel.execution_id)? })
+    }) else {
+        return;
+    };
+    let Some(handle) = node.runner.held.get(&key) else { return };
+    handle.cancel.cancel();
+    if let Some(status) = handle.stopped().await {
+        answer(request, &Reply::Cancelled(status)).await;
+    }
+}

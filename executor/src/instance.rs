@@ -1,0 +1,236 @@
+//! One running worker: started confined, greeted, called, and ended for certain.
+
+use crate::{
+    confine::{
+        self, Confined, Exit,
+        egress::{Bounds, Policy, Proxy, Refusal},
+    },
+    frame::{self, Init, InitLimits},
+    link::{Hello, Link},
+    version::Version,
+    watch::Hub,
+};
+use domain::{
+    Timestamp,
+    execution::{Failure, FailureCode, FailurePhase},
+    id::InstanceId,
+    log::{Level, Line},
+};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use store::{Store, logs::Entry};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::task::TaskTracker;
+
+/// Beside the body of a result.
+const FRAME_SLACK: usize = 128 * 1024;
+/// What is kept of what an instance says while it starts, for whoever asks why it did not.
+const KEPT_LINES: usize = 200;
+/// Refused connections that may wait to be told.
+const REFUSALS: usize = 64;
+
+pub struct Instance {
+    pub id: InstanceId,
+    pub pid: i32,
+    pub created_at: Timestamp,
+    pub link: Arc<Link>,
+    confined: Arc<Confined>,
+    exit: watch::Receiver<Option<Exit>>,
+}
+
+/// What starting needs besides the version.
+#[derive(Clone)]
+pub struct Grounds {
+    pub level: confine::Level,
+    pub store: Store,
+    pub hub: Arc<Hub>,
+    pub tasks: TaskTracker,
+    pub start_within: Duration,
+    pub result_bytes: usize,
+    pub logs: domain::log::Bounds,
+    pub now: fn() -> Timestamp,
+}
+
+/// Why an instance did not become ready, and what it said until then.
+#[derive(Debug, Clone)]
+pub struct NotReady {
+    pub failure: Failure,
+    pub lines: Vec<Line>,
+}
+
+impl Instance {
+    /// Spawns, imports and initialises. On an error nothing of it is left.
+    pub async fn start(id: InstanceId, version: &Arc<Version>, grounds: &Grounds) -> Result<Self, NotReady> {
+        let said = Arc::new(Mutex::new(Vec::new()));
+        let not_ready = |failure| NotReady { failure, lines: said.lock().unwrap_or_else(PoisonError::into_inner).clone() };
+        let started = Self::spawn(id, version, grounds, Arc::clone(&said)).await;
+        let (instance, hello) = started.map_err(|message| not_ready(Failure::new(FailureCode::InitFailed, FailurePhase::Spawn, message)))?;
+        let failure = tokio::select! {
+            hello = hello => match hello {
+                Ok(Hello::Ready(ready)) => {
+                    tracing::debug!(instance.id = %instance.id, kind = ready.entrypoint_kind, import_ms = ready.import_ms, init_ms = ready.init_ms, "an instance is ready");
+                    return Ok(instance);
+                }
+                Ok(Hello::Failed(failure)) => failure,
+                Err(_) => instance.why_gone(FailurePhase::Import).await,
+            },
+            () = tokio::time::sleep(grounds.start_within) => {
+                let message = format!("the agent was not imported and initialised within {} s", grounds.start_within.as_secs());
+                Failure::new(FailureCode::InitFailed, FailurePhase::Import, message)
+            }
+        };
+        instance.kill().await;
+        Err(not_ready(failure))
+    }
+
+    async fn spawn(
+        id: InstanceId,
+        version: &Arc<Version>,
+        grounds: &Grounds,
+        said: Arc<Mutex<Vec<Line>>>,
+    ) -> Result<(Self, oneshot::Receiver<Hello>), String> {
+        let spec = version.confine_spec(id.as_str());
+        let mut confined = confine::spawn(&spec, &grounds.level).await.map_err(|error| format!("the sandbox could not be made: {error}"))?;
+        let socket = confined.socket.take().ok_or("the sandbox came without a socket")?;
+        let egress = confined.egress.take();
+        let (link, read) = Link::new(socket);
+        let (link, confined) = (Arc::new(link), Arc::new(confined));
+        let frame_bytes = grounds.result_bytes + FRAME_SLACK;
+        let init = Init {
+            code_dir: "/agent/code",
+            site_dirs: if version.has_environment() { &["/agent/env"] } else { &[] },
+            entrypoint: version.spec.entrypoint.as_str(),
+            concurrency: version.spec.configuration.concurrent_executions,
+            log_level: version.spec.log_level.as_str(),
+            environment: &version.environment,
+            limits: InitLimits {
+                frame_bytes,
+                result_bytes: grounds.result_bytes,
+                log_lines: grounds.logs.lines,
+                log_bytes: grounds.logs.bytes,
+                log_line_bytes: grounds.logs.line_bytes,
+            },
+        };
+        let init = frame::init(&init).map_err(|error| error.to_string())?;
+        let (tell_hello, hello) = oneshot::channel();
+        let (tell_exit, exit) = watch::channel(None);
+        if let Some(listener) = egress {
+            let (refusals, refused) = mpsc::channel(REFUSALS);
+            let proxy = Proxy { policy: Policy::Open, bounds: Bounds::default(), refusals };
+            grounds.tasks.spawn(proxy.serve(listener, link.closing()));
+            grounds.tasks.spawn(tell_refusals(refused, instance_lines(version, grounds, Arc::clone(&said)), grounds.now));
+        }
+        let writer = Arc::clone(&link);
+        grounds.tasks.spawn(async move { writer.write().await });
+        let (reader, name) = (Arc::clone(&link), id.clone());
+        let lines = instance_lines(version, grounds, said);
+        let watched = Arc::clone(&confined);
+        grounds.tasks.spawn(async move {
+            if let Err(fault) = reader.read(read, frame_bytes, tell_hello, lines).await {
+                tracing::warn!(instance.id = %name, fault, "a worker broke the protocol and is ended");
+            }
+            end(&watched, &name).await;
+            // Nobody may be left to ask.
+            tell_exit.send(Some(watched.wait().await)).ok();
+        });
+        let instance = Self { id, pid: confined.pid(), created_at: (grounds.now)(), link, confined, exit };
+        if instance.link.send(init).is_err() {
+            return Err("the worker ended before it was greeted".to_owned());
+        }
+        Ok((instance, hello))
+    }
+
+    /// Kills everything of it and sees it empty.
+    pub async fn kill(&self) -> Exit {
+        self.link.close();
+        self.exited().await
+    }
+
+    /// How it ended, once it has.
+    pub async fn exited(&self) -> Exit {
+        let mut exit = self.exit.clone();
+        let seen = exit.wait_for(Option::is_some).await.ok().and_then(|seen| *seen);
+        seen.unwrap_or(Exit { code: None, signal: None, oom_killed: false })
+    }
+
+    /// The true cause of calls that ended with their worker.
+    pub async fn why_gone(&self, phase: FailurePhase) -> Failure {
+        let exit = self.exited().await;
+        let at_start = phase != FailurePhase::Handler;
+        let (code, message) = match (exit.oom_killed, exit.signal, exit.code) {
+            (true, ..) => (FailureCode::OutOfMemory, "the instance was killed at its memory limit".to_owned()),
+            (_, Some(signal), _) => (FailureCode::InstanceCrashed, format!("the instance was killed by signal {signal} ({})", signal_name(signal))),
+            (_, _, Some(status)) => (FailureCode::InstanceCrashed, format!("the instance exited with code {status}")),
+            _ => (FailureCode::InstanceCrashed, "the instance is gone".to_owned()),
+        };
+        let code = if at_start && code == FailureCode::InstanceCrashed { FailureCode::InitFailed } else { code };
+        Failure { exit_code: exit.code, signal: exit.signal, ..Failure::new(code, phase, message) }
+    }
+
+    /// More than its first process and its worker: something that a call left running.
+    pub fn has_strays(&self) -> bool {
+        self.confined.processes() > 2
+    }
+
+    pub fn memory(&self) -> confine::Memory {
+        self.confined.memory()
+    }
+
+    pub fn cpu_us(&self) -> u64 {
+        self.confined.cpu_us()
+    }
+}
+
+/// Connections that the proxy refused are lines of the instance.
+async fn tell_refusals(mut refused: mpsc::Receiver<Refusal>, lines: impl Fn(Vec<Line>), now: fn() -> Timestamp) {
+    while let Some(refusal) = refused.recv().await {
+        let message = format!("connection to {}:{} refused: {}", refusal.host, refusal.port, refusal.reason);
+        lines(vec![Line { timestamp: now(), level: Level::Warn, message, context: None }]);
+    }
+}
+
+async fn end(confined: &Confined, id: &InstanceId) {
+    for _ in 0..3 {
+        match confined.kill().await {
+            Ok(_) => return,
+            Err(error) => tracing::error!(instance.id = %id, error = %error, "an instance could not be ended; trying again"),
+        }
+    }
+}
+
+/// Keeps what an instance says outside of any call: for its start, for the agent's log, for whoever watches.
+fn instance_lines(version: &Arc<Version>, grounds: &Grounds, said: Arc<Mutex<Vec<Line>>>) -> impl Fn(Vec<Line>) + use<> {
+    let (version, grounds) = (Arc::clone(version), grounds.clone());
+    let budget = std::sync::atomic::AtomicI64::new(i64::from(grounds.logs.bytes));
+    move |lines| {
+        let bytes: usize = lines.iter().map(|line| line.message.len() + 64).sum();
+        if budget.fetch_sub(i64::try_from(bytes).unwrap_or(i64::MAX), std::sync::atomic::Ordering::Relaxed) < 0 {
+            return;
+        }
+        let mut kept = said.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = KEPT_LINES.saturating_sub(kept.len());
+        kept.extend(lines.iter().take(room).cloned());
+        drop(kept);
+        grounds.hub.log(&version.account, &version.spec.agent_id, None, &lines);
+        let store = grounds.store.clone();
+        let entry = |(seq, line): (usize, Line)| Entry {
+            account: version.account.clone(),
+            agent_id: version.spec.agent_id.clone(),
+            execution_id: None,
+            seq: i64::try_from(seq).unwrap_or(0),
+            line,
+        };
+        let entries: Vec<Entry> = lines.into_iter().enumerate().map(entry).collect();
+        grounds.tasks.spawn(async move {
+            if let Err(error) = store.append_logs(entries).await {
+                tracing::warn!(error = ?error, "log lines of an instance were not kept");
+            }
+        });
+    }
+}
+
+fn signal_name(signal: i32) -> &'static str {
+    nix::sys::signal::Signal::try_from(signal).map_or("unknown", nix::sys::signal::Signal::as_str)
+}

@@ -1,0 +1,519 @@
+//! The instances of one version on this node: who is free, who waits, how many there should be.
+//!
+//! A call takes a seat at once where one is free, else it waits in a bounded queue, here and nowhere else. Seats are handed on
+//! when they are given back; the queue drives the growth.
+
+use crate::{
+    instance::{Grounds, Instance, NotReady},
+    version::Version,
+};
+use domain::{
+    Timestamp,
+    envelope::{Envelope, State as EnvelopeState},
+    execution::{Failure, FailureCode, FailurePhase, Priority},
+    id::{BootId, InstanceId, NodeId},
+    instance, queue::Queue,
+    scale::{self, Decision},
+};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+use store::instances::{Instance as Row, ScalingEvent};
+use tokio::sync::{Notify, Semaphore, oneshot};
+
+/// After the n-th failed start in a row, the next one waits twice as long as before, at most this long.
+const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
+const FIRST_BACKOFF: Duration = Duration::from_millis(250);
+
+/// What all pools of an executor share.
+pub struct Common {
+    pub grounds: Grounds,
+    pub node_id: NodeId,
+    pub boot_id: BootId,
+    pub starts: Semaphore,
+    pub queue: usize,
+}
+
+pub struct Pool {
+    pub version: Arc<Version>,
+    common: Arc<Common>,
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+struct State {
+    envelope: Envelope,
+    seats: Vec<Seat>,
+    starting: u32,
+    waiting: Queue<Waiter>,
+    failures: u32,
+    last_failure: Option<NotReady>,
+    not_before: Option<Instant>,
+    closed: bool,
+}
+
+struct Seat {
+    instance: Arc<Instance>,
+    ready_at: Timestamp,
+    in_flight: u32,
+    idle_since: Instant,
+    draining: bool,
+}
+
+struct Waiter(oneshot::Sender<Result<Lease, Failure>>);
+
+/// A place in an instance; dropping it gives the place back.
+pub struct Lease {
+    pub instance: Arc<Instance>,
+    pool: Arc<Pool>,
+    quarantine: bool,
+    /// Whether dropping it gives the place back.
+    armed: bool,
+}
+
+/// A place, or the promise of one.
+pub enum Place {
+    Now(Lease),
+    Later(oneshot::Receiver<Result<Lease, Failure>>),
+    /// Every place in the queue is taken.
+    Full,
+    /// The version cannot start.
+    Never(Failure),
+}
+
+/// What is going on, for whoever asks.
+pub struct Picture {
+    pub envelope: Envelope,
+    pub instances: Vec<Portrait>,
+    pub starting: u32,
+    pub in_flight: u32,
+    pub waiting: u32,
+    pub failures: u32,
+    pub failure: Option<NotReady>,
+}
+
+pub struct Portrait {
+    pub instance: Arc<Instance>,
+    pub state: instance::State,
+    pub ready_at: Timestamp,
+    pub in_flight: u32,
+}
+
+impl Pool {
+    pub fn new(version: Arc<Version>, envelope: Envelope, common: Arc<Common>) -> Arc<Self> {
+        let waiting = Queue::new(common.queue);
+        let state = State { envelope, seats: Vec::new(), starting: 0, waiting, failures: 0, last_failure: None, not_before: None, closed: false };
+        Arc::new(Self { version, common, state: Mutex::new(state), changed: Notify::new() })
+    }
+
+    /// Takes over a newer order. `false`: it is older than what is known.
+    pub fn order(self: &Arc<Self>, envelope: Envelope) -> bool {
+        let mut state = self.state();
+        if envelope.generation < state.envelope.generation {
+            return false;
+        }
+        state.envelope = envelope;
+        // A new order is a new chance.
+        state.not_before = None;
+        state.failures = 0;
+        state.last_failure = None;
+        drop(state);
+        self.scale();
+        true
+    }
+
+    /// Starts one instance where none is, to see that the agent can be imported at all.
+    pub fn prove(self: &Arc<Self>) {
+        let mut state = self.state();
+        if state.seats.is_empty() && state.starting == 0 {
+            self.grow(&mut state, &Decision { instances: 1, reason: "to see that the agent starts".to_owned() });
+        }
+    }
+
+    pub fn place(self: &Arc<Self>, priority: Priority, now: Timestamp) -> Place {
+        let mut state = self.state();
+        if state.waiting.is_empty() && let Some(lease) = self.free_seat(&mut state) {
+            return Place::Now(lease);
+        }
+        if let Some(failure) = state.refusal() {
+            return Place::Never(failure);
+        }
+        let (answer, promise) = oneshot::channel();
+        if let Err(waiter) = state.waiting.push(Waiter(answer), priority, now) {
+            // Those who gave up still stand in the queue.
+            state.waiting.remove(|waiter| waiter.0.is_closed());
+            if state.waiting.push(waiter, priority, now).is_err() {
+                return Place::Full;
+            }
+        }
+        self.scale_with(&mut state);
+        Place::Later(promise)
+    }
+
+    fn free_seat(self: &Arc<Self>, state: &mut State) -> Option<Lease> {
+        let slots = self.version.spec.configuration.concurrent_executions;
+        let seat = state.seats.iter_mut().filter(|seat| !seat.draining && seat.in_flight < slots).min_by_key(|seat| seat.in_flight)?;
+        seat.in_flight += 1;
+        Some(Lease { instance: Arc::clone(&seat.instance), pool: Arc::clone(self), quarantine: false, armed: true })
+    }
+
+    /// Gives free seats to those who wait.
+    fn hand_out(self: &Arc<Self>, state: &mut State) {
+        let now = (self.common.grounds.now)();
+        while !state.waiting.is_empty() {
+            let Some(lease) = self.free_seat(state) else { return };
+            if let Some(unwanted) = self.give(state, lease, now) {
+                // Dropping it would lock again: put it back by hand.
+                self.take_back(state, unwanted);
+                return;
+            }
+        }
+    }
+
+    /// To the first who still waits; the lease comes back when nobody does.
+    fn give(&self, state: &mut State, mut lease: Lease, now: Timestamp) -> Option<Lease> {
+        while let Some(waiter) = state.waiting.pop(now) {
+            match waiter.0.send(Ok(lease)) {
+                Ok(()) => return None,
+                Err(Ok(returned)) => lease = returned,
+                Err(Err(_)) => return None,
+            }
+        }
+        Some(lease)
+    }
+
+    fn take_back(&self, state: &mut State, mut lease: Lease) {
+        if let Some(seat) = state.seats.iter_mut().find(|seat| seat.instance.id == lease.instance.id) {
+            seat.in_flight = seat.in_flight.saturating_sub(1);
+        }
+        lease.armed = false;
+    }
+
+    fn release(self: &Arc<Self>, instance: &Arc<Instance>, quarantine: bool) {
+        let mut state = self.state();
+        if let Some(seat) = state.seats.iter_mut().find(|seat| Arc::ptr_eq(&seat.instance, instance)) {
+            seat.in_flight = seat.in_flight.saturating_sub(1);
+            seat.draining |= quarantine;
+            if seat.in_flight == 0 {
+                seat.idle_since = Instant::now();
+                if seat.draining {
+                    self.end(&seat.instance);
+                }
+            }
+        }
+        self.hand_out(&mut state);
+        if quarantine {
+            self.scale_with(&mut state);
+        }
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    /// Takes no more work; ends when what runs has ended. `true`: nothing else runs there besides the caller's own call.
+    pub fn quarantine(&self, instance: &Arc<Instance>) -> bool {
+        let mut state = self.state();
+        match state.seats.iter_mut().find(|seat| Arc::ptr_eq(&seat.instance, instance)) {
+            Some(seat) => {
+                seat.draining = true;
+                seat.in_flight <= 1
+            }
+            None => true,
+        }
+    }
+
+    /// Whether nothing else runs there besides the caller's own call.
+    pub fn is_alone(&self, instance: &Arc<Instance>) -> bool {
+        self.state().seats.iter().find(|seat| Arc::ptr_eq(&seat.instance, instance)).is_none_or(|seat| seat.in_flight <= 1)
+    }
+
+    /// Brings the number of instances to what it should be.
+    pub fn scale(self: &Arc<Self>) {
+        let mut state = self.state();
+        self.scale_with(&mut state);
+    }
+
+    fn scale_with(self: &Arc<Self>, state: &mut State) {
+        if state.closed || state.envelope.state == EnvelopeState::Retired {
+            return;
+        }
+        let living = state.seats.iter().filter(|seat| !seat.draining);
+        let seen = scale::Seen {
+            instances: u32::try_from(living.clone().count()).unwrap_or(u32::MAX) + state.starting,
+            in_flight: living.clone().map(|seat| seat.in_flight).sum(),
+            waiting: u32::try_from(state.waiting.len()).unwrap_or(u32::MAX),
+            idle: u32::try_from(living.filter(|seat| seat.is_idle()).count()).unwrap_or(u32::MAX),
+        };
+        let spec = &self.version.spec;
+        let retiring = state.envelope.state == EnvelopeState::Retiring;
+        let limits = scale::Limits {
+            min: if retiring { 0 } else { state.envelope.min_instances },
+            // A version that retires still finishes what waits.
+            max: if retiring { spec.scaling.max_instances.max(1) } else { state.envelope.max_instances },
+            concurrency: spec.configuration.concurrent_executions,
+            target_utilization: spec.scaling.target_utilization,
+        };
+        let Some(decision) = scale::decide(seen, limits) else { return };
+        if decision.instances > seen.instances {
+            self.grow(state, &decision);
+        } else {
+            self.shrink(state, &decision, seen.instances);
+        }
+    }
+
+    fn grow(self: &Arc<Self>, state: &mut State, decision: &Decision) {
+        if state.not_before.is_some_and(|at| Instant::now() < at) {
+            return;
+        }
+        let living = u32::try_from(state.seats.iter().filter(|seat| !seat.draining).count()).unwrap_or(u32::MAX) + state.starting;
+        let more = decision.instances.saturating_sub(living);
+        if more == 0 {
+            return;
+        }
+        state.starting += more;
+        self.note(living, decision);
+        for _ in 0..more {
+            let pool = Arc::clone(self);
+            self.common.grounds.tasks.spawn(async move { pool.start().await });
+        }
+    }
+
+    fn shrink(self: &Arc<Self>, state: &mut State, decision: &Decision, from: u32) {
+        let mut excess = from.saturating_sub(decision.instances);
+        let (before, over) = (excess, from > state.envelope.max_instances);
+        state.seats.sort_by_key(|seat| seat.in_flight);
+        for seat in &mut state.seats {
+            if excess > 0 && !seat.draining && (seat.is_idle() || over) {
+                excess -= 1;
+                seat.draining = true;
+                if seat.in_flight == 0 {
+                    self.end(&seat.instance);
+                }
+            }
+        }
+        if excess < before {
+            self.note(from, decision);
+        }
+    }
+
+    fn note(&self, from: u32, decision: &Decision) {
+        let version = &self.version;
+        let event = ScalingEvent {
+            id: format!("scale_{}", uuid::Uuid::now_v7().as_simple()),
+            account: version.account.clone(),
+            agent_id: version.spec.agent_id.clone(),
+            version_id: version.id.clone(),
+            node_id: self.common.node_id.clone(),
+            at: (self.common.grounds.now)(),
+            reason: decision.reason.clone(),
+            from_instances: from,
+            to_instances: decision.instances,
+        };
+        let store = self.common.grounds.store.clone();
+        self.common.grounds.tasks.spawn(async move {
+            if let Err(error) = store.note_scaling(&event).await {
+                tracing::warn!(error = ?error, "a scaling event was not kept");
+            }
+        });
+    }
+
+    async fn start(self: Arc<Self>) {
+        let Ok(_turn) = self.common.starts.acquire().await else { return };
+        if self.state().is_over() {
+            self.state().starting -= 1;
+            return;
+        }
+        let id = InstanceId::from_uuid(uuid::Uuid::now_v7());
+        let created_at = (self.common.grounds.now)();
+        match Instance::start(id.clone(), &self.version, &self.common.grounds).await {
+            Ok(instance) => self.started(Arc::new(instance)).await,
+            Err(not_ready) => self.not_started(&id, created_at, not_ready).await,
+        }
+    }
+
+    async fn started(self: &Arc<Self>, instance: Arc<Instance>) {
+        let ready_at = (self.common.grounds.now)();
+        let unwanted = {
+            let mut state = self.state();
+            state.starting -= 1;
+            state.failures = 0;
+            state.last_failure = None;
+            let unwanted = state.is_over();
+            if !unwanted {
+                state.seats.push(Seat { instance: Arc::clone(&instance), ready_at, in_flight: 0, idle_since: Instant::now(), draining: false });
+                self.hand_out(&mut state);
+            }
+            unwanted
+        };
+        self.changed.notify_waiters();
+        if unwanted {
+            instance.kill().await;
+            return;
+        }
+        let pool = Arc::clone(self);
+        let watched = Arc::clone(&instance);
+        self.common.grounds.tasks.spawn(async move { pool.outlive(watched).await });
+        self.keep(&instance, instance::State::Ready, ready_at, None).await;
+    }
+
+    async fn not_started(self: &Arc<Self>, id: &InstanceId, created_at: Timestamp, not_ready: NotReady) {
+        tracing::info!(version.id = %self.version.id, agent.id = %self.version.spec.agent_id, code = not_ready.failure.code.as_str(),
+            phase = not_ready.failure.phase.as_str(), reason = not_ready.failure.message, "an instance did not become ready");
+        let failure = not_ready.failure.clone();
+        {
+            let mut state = self.state();
+            state.starting -= 1;
+            state.failures += 1;
+            let backoff = FIRST_BACKOFF * 2u32.saturating_pow(state.failures.min(10) - 1);
+            state.not_before = Some(Instant::now() + backoff.min(LONGEST_BACKOFF));
+            state.last_failure = Some(not_ready);
+            if state.starting == 0 && state.seats.iter().all(|seat| seat.draining) {
+                let now = (self.common.grounds.now)();
+                while let Some(waiter) = state.waiting.pop(now) {
+                    waiter.0.send(Err(failure.clone())).ok();
+                }
+            }
+        }
+        self.changed.notify_waiters();
+        let row = self.row(id.clone(), None, created_at, instance::State::Failed, None, Some(failure));
+        self.keep_row(&row).await;
+    }
+
+    /// Until the instance is gone, for whatever reason: then it has no seat any more.
+    async fn outlive(self: Arc<Self>, instance: Arc<Instance>) {
+        instance.link.closed().await;
+        let ready_at = {
+            let mut state = self.state();
+            let at = state.seats.iter().position(|seat| Arc::ptr_eq(&seat.instance, &instance));
+            at.map(|at| state.seats.swap_remove(at).ready_at)
+        };
+        self.scale();
+        let exit = instance.exited().await;
+        tracing::debug!(instance.id = %instance.id, ?exit, "an instance is gone");
+        self.changed.notify_waiters();
+        self.keep(&instance, instance::State::Stopped, ready_at.unwrap_or(instance.created_at), Some((self.common.grounds.now)())).await;
+    }
+
+    async fn keep(&self, instance: &Instance, state: instance::State, ready_at: Timestamp, ended_at: Option<Timestamp>) {
+        let mut row = self.row(instance.id.clone(), Some(i64::from(instance.pid)), instance.created_at, state, ended_at, None);
+        row.ready_at = Some(ready_at);
+        self.keep_row(&row).await;
+    }
+
+    fn row(&self, id: InstanceId, pid: Option<i64>, created_at: Timestamp, state: instance::State, ended_at: Option<Timestamp>, failure: Option<Failure>) -> Row {
+        let version = &self.version;
+        let ended_at = if failure.is_some() { Some((self.common.grounds.now)()) } else { ended_at };
+        Row {
+            id,
+            account: version.account.clone(),
+            agent_id: version.spec.agent_id.clone(),
+            version_id: version.id.clone(),
+            node_id: self.common.node_id.clone(),
+            boot_id: self.common.boot_id.clone(),
+            state,
+            pid,
+            created_at,
+            ready_at: None,
+            ended_at,
+            failure,
+        }
+    }
+
+    async fn keep_row(&self, row: &Row) {
+        if let Err(error) = self.common.grounds.store.keep_instance(row).await {
+            tracing::warn!(error = ?error, instance.id = %row.id, "what became of an instance was not kept");
+        }
+    }
+
+    fn end(&self, instance: &Arc<Instance>) {
+        // The reader task kills and reaps when the link closes.
+        instance.link.close();
+    }
+
+    /// Lets go of everything: who waits is refused, what runs is killed and seen gone.
+    pub async fn close(&self) {
+        let instances: Vec<Arc<Instance>> = {
+            let mut state = self.state();
+            state.closed = true;
+            let gone = Failure::new(FailureCode::InstanceCrashed, FailurePhase::Spawn, "the version is no longer running here");
+            while let Some(waiter) = state.waiting.pop(Timestamp(0)) {
+                waiter.0.send(Err(gone.clone())).ok();
+            }
+            state.seats.iter().map(|seat| Arc::clone(&seat.instance)).collect()
+        };
+        futures::future::join_all(instances.iter().map(|instance| instance.kill())).await;
+        // Those that were starting see `closed` and end themselves.
+        loop {
+            let changed = self.changed.notified();
+            if self.state().starting == 0 {
+                return;
+            }
+            tokio::time::timeout(Duration::from_millis(100), changed).await.ok();
+        }
+    }
+
+    pub fn picture(&self) -> Picture {
+        let state = self.state();
+        let portrait = |seat: &Seat| Portrait {
+            instance: Arc::clone(&seat.instance),
+            state: if seat.draining { instance::State::Draining } else { instance::State::Ready },
+            ready_at: seat.ready_at,
+            in_flight: seat.in_flight,
+        };
+        Picture {
+            envelope: state.envelope.clone(),
+            instances: state.seats.iter().map(portrait).collect(),
+            starting: state.starting,
+            in_flight: state.seats.iter().map(|seat| seat.in_flight).sum(),
+            waiting: u32::try_from(state.waiting.len()).unwrap_or(u32::MAX),
+            failures: state.failures,
+            failure: state.last_failure.clone(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn is_over(&self) -> bool {
+        self.closed || self.envelope.state == EnvelopeState::Retired
+    }
+
+    /// Why nobody should wait: nothing runs, and starting failed a moment ago.
+    fn refusal(&self) -> Option<Failure> {
+        if self.closed {
+            return Some(Failure::new(FailureCode::InstanceCrashed, FailurePhase::Spawn, "the version is no longer running here"));
+        }
+        let hopeless = self.starting == 0 && self.seats.is_empty() && self.not_before.is_some_and(|at| Instant::now() < at);
+        let failed = self.last_failure.as_ref().filter(|_| hopeless)?;
+        Some(failed.failure.clone())
+    }
+}
+
+impl Seat {
+    fn is_idle(&self) -> bool {
+        self.in_flight == 0 && self.idle_since.elapsed() >= scale::IDLE
+    }
+}
+
+impl Lease {
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+
+    /// The instance ends with its other calls: it takes no more.
+    pub fn quarantine(&mut self) {
+        self.quarantine = true;
+        self.pool.quarantine(&self.instance);
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if self.armed {
+            self.pool.release(&self.instance, self.quarantine);
+        }
+    }
+}

@@ -1,0 +1,430 @@
+//! Runs executions: a seat, a call, its end recorded once, another attempt where the policy says so.
+
+use crate::{
+    call::{self, Attempted, Calling},
+    held::{Handle, Held, Hold},
+    pool::{Lease, Place, Pool},
+    watch::Hub,
+};
+use domain::{
+    Error, Kind, Result, Timestamp,
+    execution::{Attempt, Ending, Failure, FailureCode, FailurePhase, MOST_LOSSES, Mode, Outcome, Status, Usage},
+};
+use proto::convert::{self, Execute, INLINE_BYTES, Reply};
+use serde_json::value::RawValue;
+use std::{sync::Arc, time::Duration};
+use store::{
+    Store,
+    executions::{End, Holder, Key, Start},
+};
+
+/// A sync call that runs longer than this is shown as running; shorter ones are written once, at their end.
+pub const SHOW_RUNNING_AFTER: Duration = Duration::from_millis(25);
+/// How long the row of a sync call may come after its end: it is written beside the run.
+const ROW_WITHIN: Duration = Duration::from_secs(5);
+
+/// Runs for all versions of this node.
+pub struct Runner {
+    pub store: Store,
+    pub hub: Arc<Hub>,
+    pub held: Arc<Held>,
+    pub holder: Holder,
+    pub settings: call::Settings,
+    pub now: fn() -> Timestamp,
+}
+
+/// What is to be done with the message that brought a durable execution.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Done,
+    Again(Duration),
+}
+
+/// What is known of an execution before its next attempt.
+struct Road {
+    key: Key,
+    attempt: u32,
+    losses: u32,
+    attempts: Vec<Attempt>,
+}
+
+pub fn key(execute: &Execute) -> Key {
+    Key { account: execute.account.clone(), agent_id: execute.agent_id.clone(), id: execute.execution_id.clone() }
+}
+
+impl Runner {
+    /// A sync or streamed execution, until its recorded outcome.
+    pub async fn attended(&self, pool: &Arc<Pool>, execute: &Execute) -> Reply {
+        match self.try_attended(pool, execute).await {
+            Ok(outcome) if outcome.output.as_ref().is_some_and(|output| output.get().len() > INLINE_BYTES) => Reply::OutcomeByReference(Box::new(outcome)),
+            Ok(outcome) => Reply::Outcome(Box::new(outcome)),
+            Err(error) => {
+                if error.kind == Kind::Internal {
+                    tracing::error!(execution.id = %execute.execution_id, error = ?error, "an execution could not be run");
+                }
+                Reply::Refused(error)
+            }
+        }
+    }
+
+    async fn try_attended(&self, pool: &Arc<Pool>, execute: &Execute) -> Result<Outcome> {
+        let key = key(execute);
+        let hold = self.held.hold(&key).ok_or_else(|| Error::conflict("this execution is running already"))?;
+        let patience = execute.accepted_at + execute.options.timeout();
+        let mut road = Road { key, attempt: 1, losses: 0, attempts: Vec::new() };
+        let input = self.input(execute, &road.key).await?;
+        loop {
+            let lease = match self.seat(pool, execute, &hold.handle, Some(patience)).await {
+                Seat::Taken(lease) => lease,
+                Seat::Cancelled => return self.finish(execute, &road, &hold, cancelled_before_start()).await,
+                Seat::Never(failure) => {
+                    match self.again(execute, &mut road, &failure) {
+                        Some(wait) if (self.now)() + wait < patience => tokio::time::sleep(wait).await,
+                        _ => return self.finish(execute, &road, &hold, never_started(failure)).await,
+                    }
+                    continue;
+                }
+                Seat::Full => return self.refuse(execute, &road, &hold).await,
+            };
+            let attempted = self.call(lease, execute, &input, &hold.handle, &road, true).await;
+            let failure = match &attempted.ending {
+                Ending::Failed(failure) => failure.clone(),
+                Ending::Completed(_) => return self.finish(execute, &road, &hold, attempted).await,
+            };
+            note(&mut road, &attempted, Some(failure.clone()), &self.holder);
+            match execute.options.again_after(&failure, road.attempt) {
+                Some(wait) if (self.now)() + wait < patience && !hold.handle.cancel.is_cancelled() => {
+                    tokio::time::sleep(wait).await;
+                    road.attempt += 1;
+                }
+                _ => {
+                    road.attempts.pop();
+                    return self.finish(execute, &road, &hold, attempted).await;
+                }
+            }
+        }
+    }
+
+    /// Another try of a start that failed, where the policy has one left. No attempt is counted that never began.
+    fn again(&self, execute: &Execute, road: &mut Road, failure: &Failure) -> Option<Duration> {
+        road.losses += 1;
+        execute.options.again_after(failure, road.losses)
+    }
+
+    /// A durable execution: one attempt, and what becomes of its message.
+    pub async fn durable(&self, pool: &Arc<Pool>, execute: &Execute, redelivered: bool) -> Verdict {
+        match self.try_durable(pool, execute, redelivered).await {
+            Ok(verdict) => verdict,
+            Err(error) => {
+                // The row still says what is to be done; the message comes again.
+                tracing::warn!(execution.id = %execute.execution_id, error = ?error, "an execution is put back");
+                Verdict::Again(Duration::from_secs(1))
+            }
+        }
+    }
+
+    async fn try_durable(&self, pool: &Arc<Pool>, execute: &Execute, redelivered: bool) -> Result<Verdict> {
+        let key = key(execute);
+        let Some(hold) = self.held.hold(&key) else { return Ok(Verdict::Done) };
+        let mut road = Road { key: key.clone(), attempt: 1, losses: 0, attempts: Vec::new() };
+        if redelivered && !self.look(&mut road).await? {
+            return Ok(Verdict::Done);
+        }
+        let input = self.input(execute, &key).await?;
+        let seat = self.seat(pool, execute, &hold.handle, None).await;
+        let lease = match seat {
+            Seat::Taken(lease) => lease,
+            Seat::Cancelled => {
+                self.finish(execute, &road, &hold, cancelled_before_start()).await?;
+                return Ok(Verdict::Done);
+            }
+            Seat::Never(failure) => return self.no_start(execute, &road, &hold, failure).await,
+            Seat::Full => return Ok(Verdict::Again(Duration::from_secs(1))),
+        };
+        if !self.begin(&mut road).await? {
+            return Ok(Verdict::Done);
+        }
+        let attempted = self.call(lease, execute, &input, &hold.handle, &road, false).await;
+        let failure = match &attempted.ending {
+            Ending::Failed(failure) => failure.clone(),
+            Ending::Completed(_) => {
+                self.finish(execute, &road, &hold, attempted).await?;
+                return Ok(Verdict::Done);
+            }
+        };
+        let failed = road.attempt.saturating_sub(road.losses);
+        let Some(wait) = execute.options.again_after(&failure, failed) else {
+            self.finish(execute, &road, &hold, attempted).await?;
+            return Ok(Verdict::Done);
+        };
+        note(&mut road, &attempted, Some(failure), &self.holder);
+        self.put_back(&road, &attempted, wait).await?;
+        Ok(Verdict::Again(wait))
+    }
+
+    /// Takes the attempt: `false` where another has it, or there is none left to take.
+    async fn begin(&self, road: &mut Road) -> Result<bool> {
+        if self.start(road).await? {
+            return Ok(true);
+        }
+        Ok(self.look(road).await? && self.start(road).await?)
+    }
+
+    async fn start(&self, road: &Road) -> Result<bool> {
+        let start = Start { key: road.key.clone(), attempt: road.attempt, at: (self.now)(), holder: self.holder.clone() };
+        self.store.start_execution(start).await
+    }
+
+    /// Reads where the execution is. `false`: nothing is left to do here.
+    async fn look(&self, road: &mut Road) -> Result<bool> {
+        let Some(row) = self.store.execution(&road.key).await? else { return Ok(false) };
+        let lost = row.status == Status::Running && row.boot_id.as_ref() != Some(&self.holder.boot_id);
+        if row.status.is_terminal() || (row.status == Status::Running && !lost) {
+            return Ok(false);
+        }
+        (road.attempt, road.losses, road.attempts) = (row.attempt + 1, row.losses, row.attempts);
+        if lost {
+            close_lost(&mut road.attempts, row.attempt, row.started_at, (self.now)());
+            road.losses += 1;
+            return self.store.lose_execution(&road.key, row.attempt, &road.attempts, (self.now)()).await;
+        }
+        Ok(true)
+    }
+
+    /// The version does not start: with retries left the execution waits, else this is its end.
+    async fn no_start(&self, execute: &Execute, road: &Road, hold: &Hold, failure: Failure) -> Result<Verdict> {
+        self.finish(execute, road, hold, never_started(failure)).await?;
+        Ok(Verdict::Done)
+    }
+
+    async fn input(&self, execute: &Execute, key: &Key) -> Result<Box<RawValue>> {
+        if let Some(input) = &execute.input {
+            return Ok(input.clone());
+        }
+        let deadline = tokio::time::Instant::now() + ROW_WITHIN;
+        loop {
+            if let Some(input) = self.store.execution_input(key).await? {
+                return Ok(input);
+            }
+            if tokio::time::Instant::now() > deadline {
+                return Err(Error::unavailable("the execution's row did not come in time"));
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    async fn seat(&self, pool: &Arc<Pool>, execute: &Execute, handle: &Handle, patience: Option<Timestamp>) -> Seat {
+        let mut promise = match pool.place(execute.options.priority, execute.accepted_at) {
+            Place::Now(lease) => return Seat::Taken(lease),
+            Place::Later(promise) => promise,
+            Place::Full => return Seat::Full,
+            Place::Never(failure) => return Seat::Never(failure),
+        };
+        let wait = patience.map_or(Duration::from_secs(86_400), |end| end.since((self.now)()));
+        let late = tokio::time::sleep(wait);
+        tokio::pin!(late);
+        tokio::select! {
+            promised = &mut promise => match promised {
+                Ok(Ok(lease)) => Seat::Taken(lease),
+                Ok(Err(failure)) => Seat::Never(failure),
+                Err(_) => Seat::Full,
+            },
+            () = handle.cancel.cancelled() => Seat::Cancelled,
+            () = &mut late => Seat::Full,
+        }
+    }
+
+    async fn call(&self, lease: Lease, execute: &Execute, input: &RawValue, handle: &Handle, road: &Road, attended: bool) -> Attempted {
+        let calling = Calling { execute, input, key: &road.key, attempt: road.attempt, cancel: &handle.cancel, show_running: attended };
+        call::run(self, lease, calling).await
+    }
+
+    pub(crate) async fn show_running(&self, key: &Key, attempt: u32, at: Timestamp) {
+        let start = Start { key: key.clone(), attempt, at, holder: self.holder.clone() };
+        if let Err(error) = self.store.start_execution(start).await {
+            tracing::warn!(error = ?error, "an execution is not shown as running");
+        }
+    }
+
+    /// The one recorded end of an execution, and the outcome that says it.
+    async fn finish(&self, execute: &Execute, road: &Road, hold: &Hold, attempted: Attempted) -> Result<Outcome> {
+        let mut road = Road { key: road.key.clone(), attempts: road.attempts.clone(), ..*road };
+        let error = match &attempted.ending {
+            Ending::Failed(failure) => Some(failure.clone()),
+            Ending::Completed(_) => None,
+        };
+        note(&mut road, &attempted, error.clone(), &self.holder);
+        let queue_ms = attempted.started_at.unwrap_or(attempted.completed_at).since(execute.accepted_at).as_secs_f64() * 1000.0;
+        let mut outcome = Outcome {
+            status: attempted.ending.status(),
+            output: None,
+            error,
+            attempt: road.attempt,
+            accepted_at: execute.accepted_at,
+            started_at: attempted.started_at,
+            completed_at: attempted.completed_at,
+            duration_ms: attempted.duration_ms,
+            queue_ms,
+            usage: attempted.usage,
+            instance_id: attempted.instance_id,
+            logs: attempted.lines,
+        };
+        if let Ending::Completed(output) = attempted.ending {
+            outcome.output = Some(output);
+        }
+        let end = End {
+            key: road.key.clone(),
+            attempt: road.attempt,
+            status: outcome.status,
+            due_at: outcome.completed_at,
+            started_at: outcome.started_at,
+            completed_at: Some(outcome.completed_at),
+            attempts: road.attempts,
+            instance_id: outcome.instance_id.clone(),
+            output: outcome.output.clone(),
+            error: outcome.error.clone(),
+            duration_ms: outcome.duration_ms,
+            queue_ms,
+            usage: outcome.usage.clone(),
+        };
+        let recorded = self.record(end, execute.options.mode).await?;
+        let outcome = recorded.unwrap_or(outcome);
+        if execute.options.mode == Mode::Stream || execute.options.mode == Mode::Async {
+            self.hub.end(&road.key, convert::outcome(&outcome)?);
+        }
+        attempted.stopping.await_stopped().await;
+        hold.handle.tell_stopped(outcome.status);
+        Ok(outcome)
+    }
+
+    /// Writes the end. `Some`: another end was there before, and this is it.
+    async fn record(&self, end: End, mode: Mode) -> Result<Option<Outcome>> {
+        let deadline = tokio::time::Instant::now() + ROW_WITHIN;
+        loop {
+            if self.store.end_execution(end.clone()).await? {
+                return Ok(None);
+            }
+            match self.store.execution(&end.key).await? {
+                Some(row) if row.status.is_terminal() => return Ok(Some(recorded(row))),
+                Some(_) => return Err(Error::conflict("a later attempt took over")),
+                // The row of a sync call is written beside the run, by another process perhaps.
+                None if !mode.is_durable() && tokio::time::Instant::now() < deadline => tokio::time::sleep(Duration::from_millis(5)).await,
+                None => return Err(Error::unavailable("the execution's row is not there")),
+            }
+        }
+    }
+
+    async fn put_back(&self, road: &Road, attempted: &Attempted, wait: Duration) -> Result<()> {
+        let end = End {
+            key: road.key.clone(),
+            attempt: road.attempt,
+            status: Status::Queued,
+            due_at: (self.now)() + wait,
+            started_at: attempted.started_at,
+            completed_at: None,
+            attempts: road.attempts.clone(),
+            instance_id: attempted.instance_id.clone(),
+            output: None,
+            error: None,
+            duration_ms: attempted.duration_ms,
+            queue_ms: 0.0,
+            usage: attempted.usage.clone(),
+        };
+        self.store.end_execution(end).await.map(|_| ())
+    }
+
+    /// No seat within the caller's patience: said to the caller, and recorded.
+    async fn refuse(&self, execute: &Execute, road: &Road, hold: &Hold) -> Result<Outcome> {
+        let message = "no instance was free within the execution's timeout";
+        let failure = Failure::new(FailureCode::InitFailed, FailurePhase::Spawn, message);
+        self.finish(execute, road, hold, never_started(failure)).await?;
+        Err(Error::new(Kind::Exhausted, message))
+    }
+
+    /// Ends an execution whose process is gone and that will not be run again.
+    pub async fn give_up(&self, row: &store::executions::Execution, message: &str) -> Result<()> {
+        let now = (self.now)();
+        let mut attempts = row.attempts.clone();
+        if row.status == Status::Running {
+            close_lost(&mut attempts, row.attempt, row.started_at, now);
+        }
+        let phase = if row.status == Status::Running { FailurePhase::Handler } else { FailurePhase::Spawn };
+        let end = End {
+            key: row.key.clone(),
+            attempt: row.attempt,
+            status: Status::Failed,
+            due_at: now,
+            started_at: row.started_at,
+            completed_at: Some(now),
+            attempts,
+            instance_id: row.instance_id.clone(),
+            output: None,
+            error: Some(Failure::new(FailureCode::InstanceCrashed, phase, message)),
+            duration_ms: row.started_at.map_or(0.0, |at| now.since(at).as_secs_f64() * 1000.0),
+            queue_ms: row.started_at.unwrap_or(now).since(row.accepted_at).as_secs_f64() * 1000.0,
+            usage: Usage::default(),
+        };
+        self.store.end_execution(end).await.map(|_| ())
+    }
+
+    /// The process under a durable execution is gone: queued again, unless that has happened too often. `true`: queued.
+    pub async fn lose(&self, row: &store::executions::Execution) -> Result<bool> {
+        if row.losses >= MOST_LOSSES {
+            self.give_up(row, "the process that ran it ended too often").await?;
+            return Ok(false);
+        }
+        let mut attempts = row.attempts.clone();
+        close_lost(&mut attempts, row.attempt, row.started_at, (self.now)());
+        self.store.lose_execution(&row.key, row.attempt, &attempts, (self.now)()).await
+    }
+}
+
+enum Seat {
+    Taken(Lease),
+    Cancelled,
+    Never(Failure),
+    Full,
+}
+
+fn note(road: &mut Road, attempted: &Attempted, error: Option<Failure>, holder: &Holder) {
+    let Some(started_at) = attempted.started_at else { return };
+    road.attempts.push(Attempt {
+        attempt: road.attempt,
+        started_at,
+        completed_at: Some(attempted.completed_at),
+        node_id: Some(holder.node_id.clone()),
+        instance_id: attempted.instance_id.clone(),
+        error,
+    });
+}
+
+/// The record of an attempt that nobody saw end.
+fn close_lost(attempts: &mut Vec<Attempt>, attempt: u32, started_at: Option<Timestamp>, now: Timestamp) {
+    let lost = Failure::new(FailureCode::InstanceCrashed, FailurePhase::Handler, "the process that ran it is gone");
+    attempts.push(Attempt { attempt, started_at: started_at.unwrap_or(now), completed_at: Some(now), node_id: None, instance_id: None, error: Some(lost) });
+}
+
+fn recorded(row: store::executions::Execution) -> Outcome {
+    Outcome {
+        status: row.status,
+        output: row.output,
+        error: row.error,
+        attempt: row.attempt,
+        accepted_at: row.accepted_at,
+        started_at: row.started_at,
+        completed_at: row.completed_at.unwrap_or(row.accepted_at),
+        duration_ms: row.duration_ms.unwrap_or(0.0),
+        queue_ms: row.queue_ms.unwrap_or(0.0),
+        usage: row.usage,
+        instance_id: row.instance_id,
+        logs: Vec::new(),
+    }
+}
+
+fn cancelled_before_start() -> Attempted {
+    Attempted::unstarted(Failure::new(FailureCode::Cancelled, FailurePhase::Spawn, "cancelled before it started"))
+}
+
+fn never_started(failure: Failure) -> Attempted {
+    Attempted::unstarted(failure)
+}

@@ -1,0 +1,57 @@
+//! A version as this executor runs it: its description, its variables, and where its files lie here.
+
+use crate::{confine, python::Python};
+use domain::{
+    agent::Spec,
+    id::{AccountId, VersionId},
+};
+use std::{collections::BTreeMap, path::PathBuf};
+
+pub struct Version {
+    pub id: VersionId,
+    pub account: AccountId,
+    pub spec: Spec,
+    pub environment: BTreeMap<String, String>,
+    pub files: Files,
+}
+
+/// Host paths; the sandbox sees them under names of its own.
+pub struct Files {
+    pub python: Python,
+    /// The folder that holds the worker, compiled for this interpreter.
+    pub runner: PathBuf,
+    pub code: PathBuf,
+    /// `None` where the version needs no packages.
+    pub packages: Option<PathBuf>,
+    pub processes: u64,
+    pub open_files: u64,
+    pub tmp_mb: u64,
+}
+
+impl Version {
+    pub fn has_environment(&self) -> bool {
+        self.files.packages.is_some()
+    }
+
+    /// What one instance of it may see and use.
+    pub fn confine_spec(&self, id: &str) -> confine::Spec {
+        let python = &self.files.python;
+        let program = ["-I", "-u", "/agent/runner/worker.pyc"].map(str::to_owned);
+        let mut argv = vec![python.executable.clone()];
+        argv.extend(program);
+        let mut spec = confine::Spec::new(id, argv).show(&self.files.runner, "/agent/runner").show(&self.files.code, "/agent/code");
+        for prefix in &python.prefixes {
+            spec = spec.show(prefix, prefix.to_string_lossy().into_owned());
+        }
+        if let Some(packages) = &self.files.packages {
+            spec = spec.show(packages, "/agent/env");
+        }
+        let configuration = &self.spec.configuration;
+        spec.memory_mb = u64::from(configuration.memory_limit_mb);
+        // Sync handlers get a thread each, and threads count as processes.
+        spec.processes = self.files.processes + u64::from(configuration.concurrent_executions);
+        spec.open_files = self.files.open_files;
+        spec.tmp_mb = self.files.tmp_mb;
+        spec
+    }
+}
