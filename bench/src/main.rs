@@ -1,1 +1,264 @@
-fn main() {}
+//! Phalanx beside its peer: the same handler, the same client, the same machine, in turns within one run.
+
+mod http;
+mod load;
+mod servers;
+
+use anyhow::{Result, bail};
+use clap::Parser;
+use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
+use load::{Figures, all_at_once, closed_loop};
+use serde_json::json;
+use servers::{Peer, Phalanx};
+use std::{
+    io::Write,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+const ECHO: &str = "def handler(input):\n    return input\n";
+const SLEEP: &str =
+    "import asyncio\n\nasync def handler(input):\n    await asyncio.sleep(1)\n    return input\n";
+
+#[derive(Parser)]
+struct Arguments {
+    #[arg(long)]
+    phalanx: PathBuf,
+    /// With the peer's packages.
+    #[arg(long)]
+    python: PathBuf,
+    #[arg(long, default_value_t = 5)]
+    seconds: u64,
+    /// Pairs of runs; the median pair is shown.
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    #[arg(long, default_value_t = 10_000)]
+    at_once: usize,
+    /// echo, sleep, cold; all without any.
+    what: Vec<String>,
+}
+
+struct Row {
+    what: String,
+    phalanx: String,
+    peer: String,
+    ratio: String,
+    aim: &'static str,
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    let rows = runtime.block_on(run(&arguments))?;
+    let mut table = Table::new();
+    table.load_preset(UTF8_FULL_CONDENSED).set_header([
+        "what",
+        "Phalanx",
+        "BedrockAgentCoreApp + uvicorn",
+        "ratio",
+        "aim",
+    ]);
+    for row in rows {
+        table.add_row([
+            row.what,
+            row.phalanx,
+            row.peer,
+            row.ratio,
+            row.aim.to_owned(),
+        ]);
+    }
+    writeln!(std::io::stdout(), "{table}")?;
+    Ok(())
+}
+
+async fn run(arguments: &Arguments) -> Result<Vec<Row>> {
+    let wanted =
+        |name: &str| arguments.what.is_empty() || arguments.what.iter().any(|what| what == name);
+    let phalanx = Phalanx::start(&arguments.phalanx).await?;
+    let mut rows = Vec::new();
+    if wanted("echo") {
+        phalanx.deploy("echo", ECHO, 100, (1, 1)).await?;
+        let peer = Peer::start(&arguments.python, "echo.py").await?;
+        rows.push(throughput(arguments, &phalanx, &peer).await?);
+        rows.push(latency(arguments, &phalanx, &peer).await?);
+    }
+    if wanted("sleep") {
+        let instances = u32::try_from(arguments.at_once.div_ceil(1000))?;
+        phalanx
+            .deploy("sleep", SLEEP, 1000, (instances, instances))
+            .await?;
+        let peer = Peer::start(&arguments.python, "sleep.py").await?;
+        rows.push(sleepers(arguments, &phalanx, &peer).await?);
+    }
+    if wanted("cold") {
+        rows.push(cold(&phalanx).await?);
+    }
+    Ok(rows)
+}
+
+fn parameters() -> serde_json::Value {
+    json!({"message": "hello", "numbers": [1, 2, 3]})
+}
+
+async fn throughput(arguments: &Arguments, phalanx: &Phalanx, peer: &Peer) -> Result<Row> {
+    let pairs = pairs(arguments, phalanx, peer, 64).await?;
+    let (ours, theirs) = median(pairs, |(ours, theirs)| ours.per_second / theirs.per_second);
+    Ok(Row {
+        what: "sync echo, 64 connections: executions/s".to_owned(),
+        phalanx: format!(
+            "{:.0} (p50 {:.2} ms, p99 {:.2} ms)",
+            ours.per_second,
+            ours.percentile(0.5),
+            ours.percentile(0.99)
+        ),
+        peer: format!(
+            "{:.0} (p50 {:.2} ms, p99 {:.2} ms)",
+            theirs.per_second,
+            theirs.percentile(0.5),
+            theirs.percentile(0.99)
+        ),
+        ratio: format!("{:.2}×", ours.per_second / theirs.per_second),
+        aim: "≥ 4×",
+    })
+}
+
+async fn latency(arguments: &Arguments, phalanx: &Phalanx, peer: &Peer) -> Result<Row> {
+    let pairs = pairs(arguments, phalanx, peer, 1).await?;
+    let (ours, theirs) = median(pairs, |(ours, theirs)| {
+        ours.percentile(0.5) / theirs.percentile(0.5)
+    });
+    Ok(Row {
+        what: "sync echo, 1 connection: median ms".to_owned(),
+        phalanx: format!(
+            "{:.3} (p99 {:.2})",
+            ours.percentile(0.5),
+            ours.percentile(0.99)
+        ),
+        peer: format!(
+            "{:.3} (p99 {:.2})",
+            theirs.percentile(0.5),
+            theirs.percentile(0.99)
+        ),
+        ratio: format!("{:.2}×", ours.percentile(0.5) / theirs.percentile(0.5)),
+        aim: "≤ 1×",
+    })
+}
+
+async fn pairs(
+    arguments: &Arguments,
+    phalanx: &Phalanx,
+    peer: &Peer,
+    connections: usize,
+) -> Result<Vec<(Figures, Figures)>> {
+    let lasts = Duration::from_secs(arguments.seconds);
+    let (our_request, their_request) = (
+        phalanx.execute("echo", &parameters()),
+        peer.invoke(&parameters()),
+    );
+    closed_loop(
+        phalanx.address,
+        our_request.clone(),
+        connections,
+        Duration::from_secs(1),
+    )
+    .await?;
+    closed_loop(
+        peer.address,
+        their_request.clone(),
+        connections,
+        Duration::from_secs(1),
+    )
+    .await?;
+    let mut pairs = Vec::new();
+    for _ in 0..arguments.rounds {
+        let ours = closed_loop(phalanx.address, our_request.clone(), connections, lasts).await?;
+        let theirs = closed_loop(peer.address, their_request.clone(), connections, lasts).await?;
+        if ours.failed + theirs.failed > 0 {
+            bail!(
+                "{} of ours and {} of theirs failed",
+                ours.failed,
+                theirs.failed
+            );
+        }
+        pairs.push((ours, theirs));
+    }
+    Ok(pairs)
+}
+
+fn median(
+    mut pairs: Vec<(Figures, Figures)>,
+    ratio: impl Fn(&(Figures, Figures)) -> f64,
+) -> (Figures, Figures) {
+    pairs.sort_by(|one, other| ratio(one).total_cmp(&ratio(other)));
+    let middle = pairs.len() / 2;
+    pairs.swap_remove(middle)
+}
+
+async fn sleepers(arguments: &Arguments, phalanx: &Phalanx, peer: &Peer) -> Result<Row> {
+    let count = arguments.at_once;
+    let ours = all_at_once(
+        phalanx.address,
+        phalanx.execute("sleep", &parameters()),
+        count,
+    )
+    .await?;
+    let theirs = all_at_once(peer.address, peer.invoke(&parameters()), count).await?;
+    let say = |figures: &Figures| {
+        format!(
+            "{:.0} (max {:.0}, {} failed)",
+            figures.percentile(0.5),
+            figures.percentile(1.0),
+            figures.failed
+        )
+    };
+    Ok(Row {
+        what: format!("{count} at once, each sleeps 1 s: median ms"),
+        phalanx: say(&ours),
+        peer: say(&theirs),
+        ratio: format!("{:.2}×", ours.percentile(0.5) / theirs.percentile(0.5)),
+        aim: "< 0.5×, none failed",
+    })
+}
+
+/// From a request to an agent without instances until its answer.
+async fn cold(phalanx: &Phalanx) -> Result<Row> {
+    let mut figures = Vec::new();
+    for round in 0..15 {
+        let agent = format!("cold-{round}");
+        phalanx.deploy(&agent, "def handler(input):\n    import os\n    os._exit(0) if input else None\n    return 1\n", 1, (0, 1)).await?;
+        // The instance that proved the agent leaves by its own hand; what follows finds none.
+        let mut connection = http::Connection::open(phalanx.address).await?;
+        connection
+            .send(&phalanx.execute(&agent, &json!({"leave": true})))
+            .await?;
+        while !phalanx.instances(&agent).await?.is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let sent = Instant::now();
+        let answer = connection
+            .send(&phalanx.execute(&agent, &json!({})))
+            .await?;
+        figures.push(sent.elapsed().as_secs_f64() * 1000.0);
+        if answer.status != 200 || !String::from_utf8_lossy(&answer.body).contains("completed") {
+            bail!(
+                "a cold start failed: {}",
+                String::from_utf8_lossy(&answer.body)
+            );
+        }
+    }
+    figures.sort_by(f64::total_cmp);
+    let middle = figures[figures.len() / 2];
+    Ok(Row {
+        what: "cold start (no instance, no packages): median ms".to_owned(),
+        phalanx: format!("{middle:.1} (max {:.1})", figures[figures.len() - 1]),
+        peer: "–".to_owned(),
+        ratio: "–".to_owned(),
+        aim: "< 300 ms",
+    })
+}

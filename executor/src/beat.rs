@@ -27,14 +27,30 @@ pub async fn run(node: Arc<Node>, stop: CancellationToken) {
 }
 
 pub async fn beat(node: &Node) -> Result<()> {
-    let pictures: Vec<_> = node.pools().iter().map(|pool| (pool.picture(), pool.version.spec.configuration.memory_limit_mb)).collect();
-    let instances: usize = pictures.iter().map(|(picture, _)| picture.instances.len()).sum();
-    let promised = pictures.iter().map(|(picture, limit)| picture.instances.len() as u64 * u64::from(*limit)).sum();
+    let pictures: Vec<_> = node
+        .pools()
+        .iter()
+        .map(|pool| {
+            (
+                pool.picture(),
+                pool.version.spec.configuration.memory_limit_mb,
+            )
+        })
+        .collect();
+    let instances: usize = pictures
+        .iter()
+        .map(|(picture, _)| picture.instances.len())
+        .sum();
+    let promised = pictures
+        .iter()
+        .map(|(picture, limit)| picture.instances.len() as u64 * u64::from(*limit))
+        .sum();
     let (memory_mb, memory) = host_memory();
     let capacity = Capacity {
         memory_mb,
         promised_mb: promised,
-        cpus: std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1)),
+        cpus: std::thread::available_parallelism()
+            .map_or(1, |n| u32::try_from(n.get()).unwrap_or(1)),
         instances: u32::try_from(instances).unwrap_or(u32::MAX),
         cpu: None,
         memory,
@@ -59,6 +75,8 @@ fn host_memory() -> (u64, Option<f64>) {
         line.split_whitespace().nth(1)?.parse::<u64>().ok()
     };
     let total = field("MemTotal:").unwrap_or(0);
-    let share = field("MemAvailable:").filter(|_| total > 0).map(|free| 1.0 - free as f64 / total as f64);
+    let share = field("MemAvailable:")
+        .filter(|_| total > 0)
+        .map(|free| 1.0 - free as f64 / total as f64);
     (total / 1024, share)
 }

@@ -106,7 +106,18 @@ pub async fn run(runner: &Runner, lease: Lease, calling: Calling<'_>) -> Attempt
     let mut journal = Journal::new(runner, &calling);
     let sent = send(&instance, &calling, started_at + timeout);
     let (outside, id) = match sent {
-        Ok(mut call) => (listen(runner, &mut call, &calling, &mut journal, timeout, started_at).await, call.id),
+        Ok(mut call) => (
+            listen(
+                runner,
+                &mut call,
+                &calling,
+                &mut journal,
+                timeout,
+                started_at,
+            )
+            .await,
+            call.id,
+        ),
         Err(Gone) => (Outside::Gone, 0),
     };
     let duration_ms = clock.elapsed().as_secs_f64() * 1000.0;
@@ -114,42 +125,75 @@ pub async fn run(runner: &Runner, lease: Lease, calling: Calling<'_>) -> Attempt
     let (ending, spent) = match outside {
         Outside::Ended(Ended::Result(done)) => (Ending::Completed(done.output), done.spent),
         Outside::Ended(Ended::Error(failure, spent)) => (Ending::Failed(failure), spent),
-        Outside::Gone => (Ending::Failed(instance.why_gone(FailurePhase::Handler).await), Spent::default()),
+        Outside::Gone => (
+            Ending::Failed(instance.why_gone(FailurePhase::Handler).await),
+            Spent::default(),
+        ),
         Outside::Timeout => {
-            let message = format!("the handler did not end within its {} s", calling.execute.options.timeout_s);
+            let message = format!(
+                "the handler did not end within its {} s",
+                calling.execute.options.timeout_s
+            );
             stopping = stop(runner, lease, id, "timeout", false);
-            return journal.close(attempted(
-                Ending::Failed(Failure::new(FailureCode::HandlerTimeout, FailurePhase::Handler, message)),
-                (started_at, duration_ms, (runner.now)()),
-                Spent::default(),
-                &instance,
-                stopping,
-            ))
-            .await;
+            return journal
+                .close(attempted(
+                    Ending::Failed(Failure::new(
+                        FailureCode::HandlerTimeout,
+                        FailurePhase::Handler,
+                        message,
+                    )),
+                    (started_at, duration_ms, (runner.now)()),
+                    Spent::default(),
+                    &instance,
+                    stopping,
+                ))
+                .await;
         }
         Outside::Cancelled => {
             stopping = stop(runner, lease, id, "cancelled", true);
-            return journal.close(attempted(
-                Ending::Failed(Failure::new(FailureCode::Cancelled, FailurePhase::Handler, "cancelled while it ran")),
-                (started_at, duration_ms, (runner.now)()),
-                Spent::default(),
-                &instance,
-                stopping,
-            ))
-            .await;
+            return journal
+                .close(attempted(
+                    Ending::Failed(Failure::new(
+                        FailureCode::Cancelled,
+                        FailurePhase::Handler,
+                        "cancelled while it ran",
+                    )),
+                    (started_at, duration_ms, (runner.now)()),
+                    Spent::default(),
+                    &instance,
+                    stopping,
+                ))
+                .await;
         }
     };
     drop(lease);
     std::mem::take(&mut stopping);
-    journal.close(attempted(ending, (started_at, duration_ms, (runner.now)()), spent, &instance, stopping)).await
+    journal
+        .close(attempted(
+            ending,
+            (started_at, duration_ms, (runner.now)()),
+            spent,
+            &instance,
+            stopping,
+        ))
+        .await
 }
 
-fn attempted(ending: Ending, (started_at, duration_ms, completed_at): (Timestamp, f64, Timestamp), spent: Spent, instance: &Instance, stopping: Stopping) -> Attempted {
+fn attempted(
+    ending: Ending,
+    (started_at, duration_ms, completed_at): (Timestamp, f64, Timestamp),
+    spent: Spent,
+    instance: &Instance,
+    stopping: Stopping,
+) -> Attempted {
     Attempted {
         ending,
         started_at: Some(started_at),
         completed_at,
-        duration_ms: spent.handler_ms.filter(|claimed| *claimed <= duration_ms).unwrap_or(duration_ms),
+        duration_ms: spent
+            .handler_ms
+            .filter(|claimed| *claimed <= duration_ms)
+            .unwrap_or(duration_ms),
         usage: spent.usage,
         instance_id: Some(instance.id.clone()),
         lines: Vec::new(),
@@ -172,7 +216,14 @@ fn send(instance: &Instance, calling: &Calling<'_>, deadline: Timestamp) -> Resu
     instance.link.call(id, frame)
 }
 
-async fn listen(runner: &Runner, call: &mut Call, calling: &Calling<'_>, journal: &mut Journal<'_>, timeout: Duration, started_at: Timestamp) -> Outside {
+async fn listen(
+    runner: &Runner,
+    call: &mut Call,
+    calling: &Calling<'_>,
+    journal: &mut Journal<'_>,
+    timeout: Duration,
+    started_at: Timestamp,
+) -> Outside {
     let late = tokio::time::sleep(timeout);
     tokio::pin!(late);
     let lasts = tokio::time::sleep(SHOW_RUNNING_AFTER);
@@ -204,7 +255,13 @@ async fn listen(runner: &Runner, call: &mut Call, calling: &Calling<'_>, journal
 }
 
 /// Interrupts a call and sees to its end; the lease is given back when nothing of it runs any more.
-fn stop(runner: &Runner, mut lease: Lease, id: u64, reason: &'static str, awaited: bool) -> Stopping {
+fn stop(
+    runner: &Runner,
+    mut lease: Lease,
+    id: u64,
+    reason: &'static str,
+    awaited: bool,
+) -> Stopping {
     let (stopped, tell) = oneshot::channel();
     let within = runner.settings.stop_within;
     // Taken before the interrupt: nothing new may land on an instance that is about to be killed.
@@ -233,8 +290,12 @@ fn stop(runner: &Runner, mut lease: Lease, id: u64, reason: &'static str, awaite
 
 /// `true`: the worker said that the call is over.
 async fn interrupt(instance: &Instance, id: u64, reason: &'static str, within: Duration) -> bool {
-    let Ok(frame) = frame::cancel(id, reason) else { return false };
-    let Ok(call) = instance.link.resume(id) else { return false };
+    let Ok(frame) = frame::cancel(id, reason) else {
+        return false;
+    };
+    let Ok(call) = instance.link.resume(id) else {
+        return false;
+    };
     if instance.link.send(frame).is_err() {
         return false;
     }
@@ -276,7 +337,10 @@ impl<'a> Journal<'a> {
     async fn take(&mut self, event: Event) {
         match event {
             Event::Log(lines) => self.log(lines),
-            Event::Chunk(data) if self.stream => self.runner.hub.push(self.key, watch_event::Event::Chunk(data)),
+            Event::Chunk(data) if self.stream => self
+                .runner
+                .hub
+                .push(self.key, watch_event::Event::Chunk(data)),
             Event::Chunk(_) => {}
             Event::Progress(percent) => self.progress(percent).await,
         }
@@ -287,7 +351,8 @@ impl<'a> Journal<'a> {
         let offered = lines.len();
         lines.retain_mut(|line| {
             let size = line.message.len() + 64;
-            let fits = self.lines.len() < bounds.lines as usize && self.bytes + size <= bounds.bytes as usize + bounds.line_bytes as usize;
+            let fits = self.lines.len() < bounds.lines as usize
+                && self.bytes + size <= bounds.bytes as usize + bounds.line_bytes as usize;
             if fits {
                 self.bytes += size;
             }
@@ -298,18 +363,34 @@ impl<'a> Journal<'a> {
         if lines.is_empty() {
             return;
         }
-        self.runner.hub.log(&self.key.account, &self.key.agent_id, Some(&self.key.id), &lines);
+        self.runner.hub.log(
+            &self.key.account,
+            &self.key.agent_id,
+            Some(&self.key.id),
+            &lines,
+        );
         self.lines.append(&mut lines);
-        self.next_keep.get_or_insert_with(|| tokio::time::Instant::now() + KEEP_LOGS_EVERY);
+        self.next_keep
+            .get_or_insert_with(|| tokio::time::Instant::now() + KEEP_LOGS_EVERY);
     }
 
     async fn progress(&mut self, percent: f64) {
-        self.runner.hub.push(self.key, watch_event::Event::Progress(percent));
-        if self.progress_at.is_some_and(|at| at.elapsed() < KEEP_PROGRESS_EVERY) && percent < 100.0 {
+        self.runner
+            .hub
+            .push(self.key, watch_event::Event::Progress(percent));
+        if self
+            .progress_at
+            .is_some_and(|at| at.elapsed() < KEEP_PROGRESS_EVERY)
+            && percent < 100.0
+        {
             return;
         }
         self.progress_at = Some(Instant::now());
-        let progress = Progress { key: self.key.clone(), attempt: self.attempt, percent };
+        let progress = Progress {
+            key: self.key.clone(),
+            attempt: self.attempt,
+            percent,
+        };
         if let Err(error) = self.runner.store.note_progress(progress).await {
             tracing::warn!(error = ?error, "progress was not kept");
         }
@@ -333,7 +414,13 @@ impl<'a> Journal<'a> {
             seq: first + i64::try_from(at).unwrap_or(0),
             line: line.clone(),
         };
-        let entries: Vec<Entry> = self.lines.iter().enumerate().skip(self.kept).map(entry).collect();
+        let entries: Vec<Entry> = self
+            .lines
+            .iter()
+            .enumerate()
+            .skip(self.kept)
+            .map(entry)
+            .collect();
         self.kept = self.lines.len();
         if let Err(error) = self.runner.store.append_logs(entries).await {
             tracing::warn!(execution.id = %self.key.id, error = ?error, "log lines were not kept");
@@ -345,8 +432,14 @@ impl<'a> Journal<'a> {
         attempted.usage.logs_dropped += self.dropped;
         let dropped = attempted.usage.logs_dropped;
         if dropped > 0 {
-            let message = format!("{dropped} log lines were dropped: over what one execution may write");
-            self.lines.push(Line { timestamp: attempted.completed_at, level: Level::Warn, message, context: None });
+            let message =
+                format!("{dropped} log lines were dropped: over what one execution may write");
+            self.lines.push(Line {
+                timestamp: attempted.completed_at,
+                level: Level::Warn,
+                message,
+                context: None,
+            });
         }
         if self.kept < self.lines.len() {
             self.keep().await;

@@ -38,7 +38,10 @@ pub struct Config {
 
 impl Config {
     pub fn new(data_dir: PathBuf, node_id: NodeId) -> Self {
-        let confine = confine::Config { node: node_id.as_str().to_owned(), ..confine::Config::default() };
+        let confine = confine::Config {
+            node: node_id.as_str().to_owned(),
+            ..confine::Config::default()
+        };
         Self {
             data_dir,
             node_id,

@@ -37,12 +37,23 @@ pub type Say<'a> = &'a (dyn Fn(String) + Sync);
 
 impl Environments {
     pub fn new(data_dir: &Path, uv: Uv, python: Python) -> Self {
-        Self { dir: data_dir.join("environments"), uv, python, building: Mutex::default() }
+        Self {
+            dir: data_dir.join("environments"),
+            uv,
+            python,
+            building: Mutex::default(),
+        }
     }
 
     /// The lock's digest; a version without packages has none and needs no folder.
     pub fn digest(&self, lock: &str) -> String {
-        if lock.is_empty() { String::new() } else { artifact::digest(format!("{}\n{}\n{lock}", self.python.tag, self.python.version).as_bytes()) }
+        if lock.is_empty() {
+            String::new()
+        } else {
+            artifact::digest(
+                format!("{}\n{}\n{lock}", self.python.tag, self.python.version).as_bytes(),
+            )
+        }
     }
 
     /// The folder of a lock that has been built here, `None` where it has no packages.
@@ -51,7 +62,12 @@ impl Environments {
     }
 
     /// Resolves (unless `lock` is known) and builds (unless it is built).
-    pub async fn package(&self, requirements: &[Requirement], lock: Option<String>, say: Say<'_>) -> Result<Built> {
+    pub async fn package(
+        &self,
+        requirements: &[Requirement],
+        lock: Option<String>,
+        say: Say<'_>,
+    ) -> Result<Built> {
         let lock = match lock {
             Some(lock) => lock,
             None if requirements.is_empty() => String::new(),
@@ -60,9 +76,19 @@ impl Environments {
         let digest = self.digest(&lock);
         let Some(folder) = self.folder(&lock) else {
             say("no Python packages are needed".to_owned());
-            return Ok(Built { lock, digest, reused: true });
+            return Ok(Built {
+                lock,
+                digest,
+                reused: true,
+            });
         };
-        let turn = Arc::clone(self.building.lock().unwrap_or_else(PoisonError::into_inner).entry(digest.clone()).or_default());
+        let turn = Arc::clone(
+            self.building
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .entry(digest.clone())
+                .or_default(),
+        );
         let _mine = turn.lock().await;
         let reused = folder.exists();
         if reused {
@@ -71,8 +97,15 @@ impl Environments {
             self.build(&lock, &folder, say).await?;
             say(format!("environment {} is built", &digest[..12]));
         }
-        self.building.lock().unwrap_or_else(PoisonError::into_inner).retain(|known, turn| *known != digest || Arc::strong_count(turn) > 2);
-        Ok(Built { lock, digest, reused })
+        self.building
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|known, turn| *known != digest || Arc::strong_count(turn) > 2);
+        Ok(Built {
+            lock,
+            digest,
+            reused,
+        })
     }
 
     async fn resolve(&self, requirements: &[Requirement], say: Say<'_>) -> Result<String> {
@@ -81,8 +114,24 @@ impl Environments {
         wanted.dedup();
         say(format!("resolving {}", wanted.join(", ")));
         let text = wanted.join("\n") + "\n";
-        let arguments = ["pip", "compile", "--quiet", "--no-header", "--no-annotate", "--generate-hashes", "--no-build", "-"];
-        let lock = self.patiently(&arguments, Some(&text), "agent_code.dependencies.python", say).await?;
+        let arguments = [
+            "pip",
+            "compile",
+            "--quiet",
+            "--no-header",
+            "--no-annotate",
+            "--generate-hashes",
+            "--no-build",
+            "-",
+        ];
+        let lock = self
+            .patiently(
+                &arguments,
+                Some(&text),
+                "agent_code.dependencies.python",
+                say,
+            )
+            .await?;
         let count = lock.lines().filter(|line| line.contains("==")).count();
         say(format!("resolved to {count} packages"));
         Ok(lock)
@@ -90,11 +139,33 @@ impl Environments {
 
     async fn build(&self, lock: &str, folder: &Path, say: Say<'_>) -> Result<()> {
         let temporary = self.dir.join(format!(".{}", uuid::Uuid::new_v4().simple()));
-        files::make_dir(&temporary).await.map_err(|error| self.unwritable(&error))?;
+        files::make_dir(&temporary)
+            .await
+            .map_err(|error| self.unwritable(&error))?;
         let target = temporary.to_string_lossy().into_owned();
         // Copied, not linked: a folder that agents see must not share its files with the cache.
-        let arguments = ["pip", "install", "--no-deps", "--require-hashes", "--no-build", "--link-mode", "copy", "--compile-bytecode", "--target", &target, "-r", "-"];
-        let built = self.patiently(&arguments, Some(lock), "agent_code.dependencies.python", say).await;
+        let arguments = [
+            "pip",
+            "install",
+            "--no-deps",
+            "--require-hashes",
+            "--no-build",
+            "--link-mode",
+            "copy",
+            "--compile-bytecode",
+            "--target",
+            &target,
+            "-r",
+            "-",
+        ];
+        let built = self
+            .patiently(
+                &arguments,
+                Some(lock),
+                "agent_code.dependencies.python",
+                say,
+            )
+            .await;
         let placed = match built {
             Ok(_) => match tokio::fs::rename(&temporary, folder).await {
                 Err(error) if !folder.exists() => Err(self.unwritable(&error)),
@@ -113,24 +184,46 @@ impl Environments {
     }
 
     /// Runs uv, again where the registry did not answer. Its own words go to the log.
-    async fn patiently(&self, arguments: &[&str], input: Option<&str>, field: &str, say: Say<'_>) -> Result<String> {
+    async fn patiently(
+        &self,
+        arguments: &[&str],
+        input: Option<&str>,
+        field: &str,
+        say: Say<'_>,
+    ) -> Result<String> {
         for attempt in 1.. {
             let ran = self.uv.run(&self.python, arguments, input).await?;
-            for line in ran.words.lines().map(str::trim_end).filter(|line| !line.is_empty()) {
+            for line in ran
+                .words
+                .lines()
+                .map(str::trim_end)
+                .filter(|line| !line.is_empty())
+            {
                 say(line.to_owned());
             }
             if ran.success {
                 return Ok(ran.output);
             }
-            let last = ran.words.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("no reason given").trim().to_owned();
+            let last = ran
+                .words
+                .lines()
+                .rev()
+                .find(|line| !line.trim().is_empty())
+                .unwrap_or("no reason given")
+                .trim()
+                .to_owned();
             if !is_network(&ran.words) {
                 return Err(Error::fault(field, first_words(&ran.words)));
             }
             if attempt >= TRIES {
-                let message = format!("the package registry does not answer ({last}); tried {TRIES} times");
+                let message =
+                    format!("the package registry does not answer ({last}); tried {TRIES} times");
                 return Err(Error::new(Kind::Unavailable, message));
             }
-            say(format!("the package registry does not answer; trying again in {} s", PAUSE.as_secs()));
+            say(format!(
+                "the package registry does not answer; trying again in {} s",
+                PAUSE.as_secs()
+            ));
             tokio::time::sleep(PAUSE * attempt).await;
         }
         Err(Error::internal("the package registry was not asked"))
@@ -139,14 +232,27 @@ impl Environments {
 
 /// What uv says when it could not reach the registry, as opposed to when the registry said no.
 fn is_network(words: &str) -> bool {
-    ["error sending request", "Failed to fetch", "timed out", "dns error", "Connection refused", "connection closed", "503 Service Unavailable", "502 Bad Gateway"]
-        .iter()
-        .any(|sign| words.contains(sign))
+    [
+        "error sending request",
+        "Failed to fetch",
+        "timed out",
+        "dns error",
+        "Connection refused",
+        "connection closed",
+        "503 Service Unavailable",
+        "502 Bad Gateway",
+    ]
+    .iter()
+    .any(|sign| words.contains(sign))
 }
 
 /// The tool's own reason in one line, bounded.
 fn first_words(words: &str) -> String {
-    let line: Vec<&str> = words.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let line: Vec<&str> = words
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect();
     let mut text = line.join(" ");
     if text.chars().count() > 600 {
         text = text.chars().take(600).collect::<String>() + "…";
@@ -160,8 +266,12 @@ mod tests {
 
     #[test]
     fn tells_silence_from_refusal() {
-        assert!(is_network("error: Failed to fetch: `x`\n cause: Connection refused (os error 111)"));
-        assert!(!is_network("error: No solution found when resolving dependencies"));
+        assert!(is_network(
+            "error: Failed to fetch: `x`\n cause: Connection refused (os error 111)"
+        ));
+        assert!(!is_network(
+            "error: No solution found when resolving dependencies"
+        ));
     }
 
     async fn environments(dir: &Path) -> Environments {
@@ -179,7 +289,10 @@ mod tests {
         let (one, other) = tokio::join!(one, other);
         let (one, other) = (one.expect("built"), other.expect("built"));
         assert_eq!((&one.lock, &one.digest), (&other.lock, &other.digest));
-        assert!(one.reused != other.reused, "one of the two builds, the other one waits");
+        assert!(
+            one.reused != other.reused,
+            "one of the two builds, the other one waits"
+        );
         let folder = environments.folder(&one.lock).expect("packages");
         assert!(folder.join("six.py").exists());
         assert!(one.lock.contains("--hash=sha256:"));
@@ -191,9 +304,19 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("phalanx-env-{}", uuid::Uuid::new_v4()));
         let said = Mutex::new(Vec::new());
         let wanted = ["six>=99999".parse().expect("a requirement")];
-        let error = environments(&dir).await.package(&wanted, None, &|line| said.lock().expect("lock").push(line)).await.expect_err("no such version");
+        let error = environments(&dir)
+            .await
+            .package(&wanted, None, &|line| said.lock().expect("lock").push(line))
+            .await
+            .expect_err("no such version");
         assert_eq!(error.kind, Kind::Invalid);
-        assert!(said.lock().expect("lock").iter().any(|line| line.contains("six")), "{said:?}");
+        assert!(
+            said.lock()
+                .expect("lock")
+                .iter()
+                .any(|line| line.contains("six")),
+            "{said:?}"
+        );
         std::fs::remove_dir_all(dir).expect("removed");
     }
 }

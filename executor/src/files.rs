@@ -17,11 +17,16 @@ const FILE_MODE: u32 = 0o644;
 
 pub async fn make_dir(path: &Path) -> io::Result<()> {
     let path = path.to_owned();
-    tokio::task::spawn_blocking(move || open_dir(&path)).await.map_err(io::Error::other)?
+    tokio::task::spawn_blocking(move || open_dir(&path))
+        .await
+        .map_err(io::Error::other)?
 }
 
 fn open_dir(path: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(DIR_MODE).create(path)?;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(DIR_MODE)
+        .create(path)?;
     fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(DIR_MODE))
 }
 
@@ -32,14 +37,27 @@ pub async fn unpack(data_dir: &Path, digest: &str, bytes: Vec<u8>) -> Result<Pat
         return Ok(dir);
     }
     let target = dir.clone();
-    let unpacking = tokio::task::spawn_blocking(move || aside(&target, |temporary| write_all(temporary, &bytes)));
-    unpacking.await.map_err(|error| Error::internal("unpacking was interrupted").because(error))??;
+    let unpacking = tokio::task::spawn_blocking(move || {
+        aside(&target, |temporary| write_all(temporary, &bytes))
+    });
+    unpacking
+        .await
+        .map_err(|error| Error::internal("unpacking was interrupted").because(error))??;
     Ok(dir)
 }
 
 fn write_all(dir: &Path, bytes: &[u8]) -> Result<()> {
-    let written = artifact::unpack(bytes, Limits::default(), |entry| write_entry(dir, &entry).map_err(|error| format!("{}: {error}", entry.path)));
-    written.map_err(|faults| Error::invalid(faults.into_iter().map(|fault| format!("agent_code.source_code: {fault}")).collect()))
+    let written = artifact::unpack(bytes, Limits::default(), |entry| {
+        write_entry(dir, &entry).map_err(|error| format!("{}: {error}", entry.path))
+    });
+    written.map_err(|faults| {
+        Error::invalid(
+            faults
+                .into_iter()
+                .map(|fault| format!("agent_code.source_code: {fault}"))
+                .collect(),
+        )
+    })
 }
 
 fn write_entry(dir: &Path, entry: &Entry) -> io::Result<()> {
@@ -47,15 +65,28 @@ fn write_entry(dir: &Path, entry: &Entry) -> io::Result<()> {
     if let Some(parent) = path.parent() {
         open_dir(parent)?;
     }
-    let mode = if entry.executable { DIR_MODE } else { FILE_MODE };
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&path)?;
+    let mode = if entry.executable {
+        DIR_MODE
+    } else {
+        FILE_MODE
+    };
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(&path)?;
     file.write_all(&entry.bytes)
 }
 
 /// Lets `fill` write into a folder beside `target` and renames it there. Two who do it at once: the first one stays.
 pub fn aside(target: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    let failed = |error: io::Error| Error::unavailable(format!("{} cannot be written: {error}", target.display())).because(error);
-    let parent = target.parent().ok_or_else(|| Error::internal("a folder without a parent"))?;
+    let failed = |error: io::Error| {
+        Error::unavailable(format!("{} cannot be written: {error}", target.display()))
+            .because(error)
+    };
+    let parent = target
+        .parent()
+        .ok_or_else(|| Error::internal("a folder without a parent"))?;
     let temporary = parent.join(format!(".{}", uuid::Uuid::new_v4().simple()));
     open_dir(&temporary).map_err(failed)?;
     let filled = fill(&temporary).and_then(|()| match fs::rename(&temporary, target) {
@@ -72,7 +103,9 @@ pub fn aside(target: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()
 /// Removes what a killed process left half-written.
 pub async fn tidy(data_dir: &Path) {
     for room in ["code", "environments"] {
-        let Ok(mut entries) = tokio::fs::read_dir(data_dir.join(room)).await else { continue };
+        let Ok(mut entries) = tokio::fs::read_dir(data_dir.join(room)).await else {
+            continue;
+        };
         while let Ok(Some(entry)) = entries.next_entry().await {
             if entry.file_name().to_string_lossy().starts_with('.') {
                 tokio::fs::remove_dir_all(entry.path()).await.ok();

@@ -160,7 +160,10 @@ pub fn next(read: &mut BytesMut, most: usize) -> Result<Option<Said>, String> {
     };
     let length = u32::from_be_bytes([length[0], length[1], length[2], length[3]]) as usize;
     if length < HEADER - 4 || length > most {
-        return Err(format!("a frame of {length} bytes; allowed are {} to {most}", HEADER - 4));
+        return Err(format!(
+            "a frame of {length} bytes; allowed are {} to {most}",
+            HEADER - 4
+        ));
     }
     if read.len() < 4 + length {
         read.reserve(4 + length - read.len());
@@ -179,7 +182,13 @@ fn said(kind: u8, id: u64, body: &Bytes) -> Result<Said, String> {
         66 => Ok(Said::Failed(failure(body)?)),
         67 => {
             let result: ResultRaw<'_> = read_borrowed(body)?;
-            Ok(Said::Result(id, Done { output: result.output.to_owned(), spent: result.spent() }))
+            Ok(Said::Result(
+                id,
+                Done {
+                    output: result.output.to_owned(),
+                    spent: result.spent(),
+                },
+            ))
         }
         68 => {
             let figures: Figures = read(body)?;
@@ -276,7 +285,12 @@ fn failure(body: &Bytes) -> Result<Failure, String> {
 fn line((at, level, message, context): (f64, String, String, Option<serde_json::Value>)) -> Line {
     let level = level.parse().unwrap_or(Level::Info);
     let context = context.filter(serde_json::Value::is_object);
-    Line { timestamp: Timestamp(at as i64), level, message: visible(&message), context }
+    Line {
+        timestamp: Timestamp(at as i64),
+        level,
+        message: visible(&message),
+        context,
+    }
 }
 
 /// Escapes what a terminal would act on: an agent's words must not move a reader's cursor.
@@ -285,12 +299,24 @@ fn visible(message: &str) -> String {
     if !message.contains(hidden) {
         return message.to_owned();
     }
-    message.chars().map(|c| if hidden(c) { c.escape_unicode().to_string() } else { c.to_string() }).collect()
+    message
+        .chars()
+        .map(|c| {
+            if hidden(c) {
+                c.escape_unicode().to_string()
+            } else {
+                c.to_string()
+            }
+        })
+        .collect()
 }
 
 fn bounded(mut text: String, most: usize) -> String {
     if text.len() > most {
-        let end = (0..=most).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+        let end = (0..=most)
+            .rev()
+            .find(|at| text.is_char_boundary(*at))
+            .unwrap_or(0);
         text.truncate(end);
         text.push('…');
     }
@@ -320,17 +346,30 @@ mod tests {
 
     #[test]
     fn whole_frames_come_out_of_pieces() {
-        let whole = frame(67, 5, r#"{"cpu_ms":1.5,"handler_ms":2,"tokens":3,"metrics":{"a":1},"log_dropped":0,"output":{"x":[1, 2]}}"#);
+        let whole = frame(
+            67,
+            5,
+            r#"{"cpu_ms":1.5,"handler_ms":2,"tokens":3,"metrics":{"a":1},"log_dropped":0,"output":{"x":[1, 2]}}"#,
+        );
         for cut in 0..whole.len() {
             let mut part = BytesMut::from(&whole[..cut]);
-            assert!(next(&mut part, 1000).expect("a prefix is no fault").is_none());
+            assert!(
+                next(&mut part, 1000)
+                    .expect("a prefix is no fault")
+                    .is_none()
+            );
         }
         let mut two = whole.clone();
         two.extend_from_slice(&whole);
         for _ in 0..2 {
-            let Ok(Some(Said::Result(5, done))) = next(&mut two, 1000) else { panic!("a result") };
+            let Ok(Some(Said::Result(5, done))) = next(&mut two, 1000) else {
+                panic!("a result")
+            };
             assert_eq!(done.output.get(), r#"{"x":[1, 2]}"#);
-            assert_eq!((done.spent.usage.cpu_ms, done.spent.usage.tokens), (Some(1.5), Some(3)));
+            assert_eq!(
+                (done.spent.usage.cpu_ms, done.spent.usage.tokens),
+                (Some(1.5), Some(3))
+            );
         }
         assert!(two.is_empty());
     }
@@ -352,8 +391,14 @@ mod tests {
 
     #[test]
     fn a_worker_cannot_claim_a_timeout_or_move_a_cursor() {
-        let mut forged = frame(68, 1, r#"{"code":"HANDLER_TIMEOUT","phase":"x","message":"m"}"#);
-        let Ok(Some(Said::Error(1, failure, _))) = next(&mut forged, 1000) else { panic!("an error") };
+        let mut forged = frame(
+            68,
+            1,
+            r#"{"code":"HANDLER_TIMEOUT","phase":"x","message":"m"}"#,
+        );
+        let Ok(Some(Said::Error(1, failure, _))) = next(&mut forged, 1000) else {
+            panic!("an error")
+        };
         assert_eq!(failure.code, FailureCode::HandlerRaised);
         assert_eq!(visible("a\u{1b}[2Jb\nc"), "a\\u{1b}[2Jb\nc");
     }

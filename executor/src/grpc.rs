@@ -31,10 +31,17 @@ const START_LINES: usize = 200;
 type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 pub async fn serve(node: Arc<Node>, incoming: Incoming, stop: CancellationToken) {
-    let service = executor_server::ExecutorServer::new(Service(node)).max_decoding_message_size(64 << 20).max_encoding_message_size(64 << 20);
+    let service = executor_server::ExecutorServer::new(Service(node))
+        .max_decoding_message_size(64 << 20)
+        .max_encoding_message_size(64 << 20);
     let (health, healthy) = tonic_health::server::health_reporter();
-    health.set_serving::<executor_server::ExecutorServer<Service>>().await;
-    let served = tonic::transport::Server::builder().add_service(service).add_service(healthy).serve_with_incoming_shutdown(incoming, stop.cancelled_owned());
+    health
+        .set_serving::<executor_server::ExecutorServer<Service>>()
+        .await;
+    let served = tonic::transport::Server::builder()
+        .add_service(service)
+        .add_service(healthy)
+        .serve_with_incoming_shutdown(incoming, stop.cancelled_owned());
     if let Err(error) = served.await {
         tracing::error!(error = ?error, "the executor's gRPC server ended");
     }
@@ -51,13 +58,18 @@ impl executor_server::Executor for Service {
     type PackageStream = Streamed<v1::PackageEvent>;
     type WatchStream = Streamed<v1::WatchEvent>;
 
-    async fn package(&self, request: Request<v1::PackageRequest>) -> Result<Response<Self::PackageStream>, Status> {
+    async fn package(
+        &self,
+        request: Request<v1::PackageRequest>,
+    ) -> Result<Response<Self::PackageStream>, Status> {
         let asked = request.into_inner();
         let (events, stream) = mpsc::channel(1024);
         let node = Arc::clone(&self.0);
         self.0.tasks.spawn(async move {
             let last = match package(&node, &asked, &events).await {
-                Ok(done) => Ok(v1::PackageEvent { event: Some(v1::package_event::Event::Done(done)) }),
+                Ok(done) => Ok(v1::PackageEvent {
+                    event: Some(v1::package_event::Event::Done(done)),
+                }),
                 Err(error) => Err(refuse(error)),
             };
             // Nobody listens any more: the environment is there for the next who asks.
@@ -66,25 +78,49 @@ impl executor_server::Executor for Service {
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 
-    async fn ensure(&self, request: Request<v1::EnsureRequest>) -> Result<Response<v1::EnsureReply>, Status> {
+    async fn ensure(
+        &self,
+        request: Request<v1::EnsureRequest>,
+    ) -> Result<Response<v1::EnsureReply>, Status> {
         let asked = request.into_inner();
-        let (account, version) = (word(&asked.account).map_err(refuse)?, word(&asked.version_id).map_err(refuse)?);
-        self.0.ensure(&account, &version, asked.generation).await.map_err(refuse)?;
+        let (account, version) = (
+            word(&asked.account).map_err(refuse)?,
+            word(&asked.version_id).map_err(refuse)?,
+        );
+        self.0
+            .ensure(&account, &version, asked.generation)
+            .await
+            .map_err(refuse)?;
         Ok(Response::new(v1::EnsureReply {}))
     }
 
-    async fn inspect(&self, request: Request<v1::InspectRequest>) -> Result<Response<v1::InspectReply>, Status> {
+    async fn inspect(
+        &self,
+        request: Request<v1::InspectRequest>,
+    ) -> Result<Response<v1::InspectReply>, Status> {
         let asked = request.into_inner();
-        Ok(Response::new(inspect(&self.0, &asked).await.map_err(refuse)?))
+        Ok(Response::new(
+            inspect(&self.0, &asked).await.map_err(refuse)?,
+        ))
     }
 
-    async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+    async fn watch(
+        &self,
+        request: Request<v1::WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
         let asked = request.into_inner();
-        let (account, agent_id) = (word(&asked.account).map_err(refuse)?, word(&asked.agent_id).map_err(refuse)?);
+        let (account, agent_id) = (
+            word(&asked.account).map_err(refuse)?,
+            word(&asked.agent_id).map_err(refuse)?,
+        );
         let feed = if asked.execution_id.is_empty() {
             self.0.hub.agent(&account, &agent_id)
         } else {
-            let key = Key { account, agent_id, id: word(&asked.execution_id).map_err(refuse)? };
+            let key = Key {
+                account,
+                agent_id,
+                id: word(&asked.execution_id).map_err(refuse)?,
+            };
             let feed = self.0.hub.execution(&key);
             let held = self.0.runner.held.get(&key).is_some();
             if !held && feed.is_untouched() {
@@ -106,11 +142,19 @@ impl executor_server::Executor for Service {
     }
 }
 
-async fn forward(feed: &Feed, mut after: u64, events: &mpsc::Sender<Result<v1::WatchEvent, Status>>) {
+async fn forward(
+    feed: &Feed,
+    mut after: u64,
+    events: &mpsc::Sender<Result<v1::WatchEvent, Status>>,
+) {
     loop {
         let event = match feed.next(after).await {
             Next::Event(event) => event,
-            Next::Lost(lost) => v1::WatchEvent { seq: after + lost, execution_id: String::new(), event: Some(v1::watch_event::Event::Lost(lost)) },
+            Next::Lost(lost) => v1::WatchEvent {
+                seq: after + lost,
+                execution_id: String::new(),
+                event: Some(v1::watch_event::Event::Lost(lost)),
+            },
             Next::End => return,
         };
         after = event.seq;
@@ -120,43 +164,82 @@ async fn forward(feed: &Feed, mut after: u64, events: &mpsc::Sender<Result<v1::W
     }
 }
 
-async fn package(node: &Node, asked: &v1::PackageRequest, events: &mpsc::Sender<Result<v1::PackageEvent, Status>>) -> Result<v1::PackageDone> {
+async fn package(
+    node: &Node,
+    asked: &v1::PackageRequest,
+    events: &mpsc::Sender<Result<v1::PackageEvent, Status>>,
+) -> Result<v1::PackageDone> {
     let (account, id) = (word(&asked.account)?, word(&asked.version_id)?);
-    let version = node.store.version(&account, &id).await?.ok_or_else(|| Error::not_found(format!("version {id}")))?;
+    let version = node
+        .store
+        .version(&account, &id)
+        .await?
+        .ok_or_else(|| Error::not_found(format!("version {id}")))?;
     let known = node.store.lock(&account, &id).await?.map(|lock| lock.lock);
     let known = known.or_else(|| Some(asked.lock.clone()).filter(|lock| !lock.is_empty()));
     let missed = Mutex::new(0u32);
     let say = |line: String| {
-        let event = v1::PackageEvent { event: Some(v1::package_event::Event::Log(line)) };
+        let event = v1::PackageEvent {
+            event: Some(v1::package_event::Event::Log(line)),
+        };
         if events.try_send(Ok(event)).is_err() {
             *missed.lock().unwrap_or_else(PoisonError::into_inner) += 1;
         }
     };
-    let built = node.environments.package(&version.spec.python, known, &say).await?;
-    Ok(v1::PackageDone { lock: built.lock, digest: built.digest, reused: built.reused })
+    let built = node
+        .environments
+        .package(&version.spec.python, known, &say)
+        .await?;
+    Ok(v1::PackageDone {
+        lock: built.lock,
+        digest: built.digest,
+        reused: built.reused,
+    })
 }
 
 async fn inspect(node: &Node, asked: &v1::InspectRequest) -> Result<v1::InspectReply> {
     let (account, id) = (word(&asked.account)?, word(&asked.version_id)?);
-    let Some(pool) = node.pool(&id).filter(|pool| pool.version.account == account) else {
-        return Ok(v1::InspectReply { state: domain::envelope::State::Retired.as_str().to_owned(), ..v1::InspectReply::default() });
+    let Some(pool) = node
+        .pool(&id)
+        .filter(|pool| pool.version.account == account)
+    else {
+        return Ok(v1::InspectReply {
+            state: domain::envelope::State::Retired.as_str().to_owned(),
+            ..v1::InspectReply::default()
+        });
     };
     let picture = pool.picture();
     let mut instances: Vec<v1::Instance> = picture.instances.iter().map(portrait).collect();
-    instances.extend((0..picture.starting).map(|_| v1::Instance { state: State::Starting.as_str().to_owned(), ..v1::Instance::default() }));
+    instances.extend((0..picture.starting).map(|_| v1::Instance {
+        state: State::Starting.as_str().to_owned(),
+        ..v1::Instance::default()
+    }));
     let mut waiting = picture.waiting;
     if picture.envelope.state == domain::envelope::State::Retiring {
         // What still lies in the lanes is waiting as well, though nobody here has it in hand.
         let open = node.store.open_executions(&account, &id).await?;
-        waiting = waiting.max(u32::try_from(open).unwrap_or(u32::MAX).saturating_sub(picture.in_flight));
+        waiting = waiting.max(
+            u32::try_from(open)
+                .unwrap_or(u32::MAX)
+                .saturating_sub(picture.in_flight),
+        );
     }
     Ok(v1::InspectReply {
         state: picture.envelope.state.as_str().to_owned(),
         instances,
         in_flight: picture.in_flight,
         waiting,
-        failure: picture.failure.as_ref().and_then(|failed| serde_json::to_vec(&failed.failure).ok()).unwrap_or_default().into(),
-        logs: picture.failure.iter().flat_map(|failed| failed.lines.iter().take(START_LINES).map(convert::log_line)).collect(),
+        failure: picture
+            .failure
+            .as_ref()
+            .and_then(|failed| serde_json::to_vec(&failed.failure).ok())
+            .unwrap_or_default()
+            .into(),
+        logs: picture
+            .failure
+            .iter()
+            .flat_map(|failed| failed.lines.iter().take(START_LINES).map(convert::log_line))
+            .collect(),
         failures: picture.failures,
     })
 }

@@ -34,13 +34,24 @@ impl Held {
         if map.contains_key(key) {
             return None;
         }
-        let handle = Arc::new(Handle { cancel: CancellationToken::new(), stopped: watch::Sender::new(None) });
+        let handle = Arc::new(Handle {
+            cancel: CancellationToken::new(),
+            stopped: watch::Sender::new(None),
+        });
         map.insert(key.clone(), Arc::clone(&handle));
-        Some(Hold { key: key.clone(), handle, held: Arc::clone(self) })
+        Some(Hold {
+            key: key.clone(),
+            handle,
+            held: Arc::clone(self),
+        })
     }
 
     pub fn get(&self, key: &Key) -> Option<Arc<Handle>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(key)
+            .cloned()
     }
 
     pub fn len(&self) -> usize {
@@ -52,7 +63,11 @@ impl Handle {
     /// Resolves when the work has stopped: how it was recorded, `None` where the hold ended without an outcome.
     pub async fn stopped(&self) -> Option<Status> {
         let mut stopped = self.stopped.subscribe();
-        stopped.wait_for(Option::is_some).await.ok().and_then(|status| *status)
+        stopped
+            .wait_for(Option::is_some)
+            .await
+            .ok()
+            .and_then(|status| *status)
     }
 
     pub fn tell_stopped(&self, status: Status) {
@@ -62,6 +77,10 @@ impl Handle {
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        self.held.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+        self.held
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&self.key);
     }
 }

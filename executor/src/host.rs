@@ -74,7 +74,11 @@ pub(crate) async fn bind(config: Config, deps: Deps) -> Result<Executor> {
     let worker = python.prepare_worker(&config.data_dir).await?;
     files::tidy(&config.data_dir).await;
     let level = confine::probe(config.confine.clone()).await;
-    tracing::info!(python = python.version, "agents run on {} and are {level}", python.executable);
+    tracing::info!(
+        python = python.version,
+        "agents run on {} and are {level}",
+        python.executable
+    );
     if !level.is_confined() {
         tracing::warn!("AGENTS ARE NOT CONFINED: {level}");
     }
@@ -84,8 +88,14 @@ pub(crate) async fn bind(config: Config, deps: Deps) -> Result<Executor> {
     }
     let (address, incoming) = peers.listen(config.node_id.as_str());
     let boot_id = BootId::from_uuid(uuid::Uuid::now_v7());
-    store.end_instances_of_earlier_boots(&config.node_id, &boot_id, now()).await?;
-    let (hub, held, tasks) = (Arc::new(Hub::default()), Arc::new(Held::default()), TaskTracker::new());
+    store
+        .end_instances_of_earlier_boots(&config.node_id, &boot_id, now())
+        .await?;
+    let (hub, held, tasks) = (
+        Arc::new(Hub::default()),
+        Arc::new(Held::default()),
+        TaskTracker::new(),
+    );
     let grounds = Grounds {
         level: level.clone(),
         store: store.clone(),
@@ -96,13 +106,26 @@ pub(crate) async fn bind(config: Config, deps: Deps) -> Result<Executor> {
         logs: config.logs,
         now,
     };
-    let common = Common { grounds, node_id: config.node_id.clone(), boot_id: boot_id.clone(), starts: Semaphore::new(config.starts), queue: config.queue };
+    let common = Common {
+        grounds,
+        node_id: config.node_id.clone(),
+        boot_id: boot_id.clone(),
+        starts: Semaphore::new(config.starts),
+        queue: config.queue,
+    };
     let runner = Runner {
         store: store.clone(),
         hub: Arc::clone(&hub),
         held,
-        holder: Holder { node_id: config.node_id.clone(), boot_id: boot_id.clone() },
-        settings: Settings { logs: config.logs, stop_within: config.stop_within, tasks: tasks.clone() },
+        holder: Holder {
+            node_id: config.node_id.clone(),
+            boot_id: boot_id.clone(),
+        },
+        settings: Settings {
+            logs: config.logs,
+            stop_within: config.stop_within,
+            tasks: tasks.clone(),
+        },
         now,
     };
     let uv = Uv::new(&config.data_dir, config.uv.clone(), config.uv_cache.clone());
@@ -128,7 +151,10 @@ pub(crate) async fn bind(config: Config, deps: Deps) -> Result<Executor> {
     beat::beat(&node).await?;
     for placed in node.store.envelopes_of_node(&node.config.node_id).await? {
         let version_id = placed.envelope.version_id.clone();
-        if let Err(error) = node.ensure(&placed.account, &version_id, placed.envelope.generation).await {
+        if let Err(error) = node
+            .ensure(&placed.account, &version_id, placed.envelope.generation)
+            .await
+        {
             tracing::error!(version.id = %version_id, error = ?error, "a version that was placed here cannot be taken over");
         }
     }
@@ -156,27 +182,50 @@ impl Executor {
         background.close();
         background.wait().await;
         node.tasks.close();
-        tokio::time::timeout(node.config.drain_within, node.tasks.wait()).await.ok();
+        tokio::time::timeout(node.config.drain_within, node.tasks.wait())
+            .await
+            .ok();
         Ok(())
     }
 }
 
 impl Node {
     pub fn pool(&self, version: &VersionId) -> Option<Arc<Pool>> {
-        self.hosted.lock().unwrap_or_else(PoisonError::into_inner).get(version).map(|hosted| Arc::clone(&hosted.pool))
+        self.hosted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(version)
+            .map(|hosted| Arc::clone(&hosted.pool))
     }
 
     pub fn pools(&self) -> Vec<Arc<Pool>> {
-        self.hosted.lock().unwrap_or_else(PoisonError::into_inner).values().map(|hosted| Arc::clone(&hosted.pool)).collect()
+        self.hosted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .map(|hosted| Arc::clone(&hosted.pool))
+            .collect()
     }
 
     /// Does what the envelope's row says, if it is not older than `generation`.
-    pub async fn ensure(self: &Arc<Self>, account: &AccountId, version_id: &VersionId, generation: i64) -> Result<()> {
+    pub async fn ensure(
+        self: &Arc<Self>,
+        account: &AccountId,
+        version_id: &VersionId,
+        generation: i64,
+    ) -> Result<()> {
         let _turn = self.changing.lock().await;
-        let placed = self.store.envelope(account, &self.config.node_id, version_id).await?;
-        let placed = placed.ok_or_else(|| Error::not_found(format!("an envelope of {version_id} on this node")))?;
+        let placed = self
+            .store
+            .envelope(account, &self.config.node_id, version_id)
+            .await?;
+        let placed = placed
+            .ok_or_else(|| Error::not_found(format!("an envelope of {version_id} on this node")))?;
         if generation < placed.envelope.generation {
-            return Err(Error::conflict(format!("generation {generation} is older than {}", placed.envelope.generation)));
+            return Err(Error::conflict(format!(
+                "generation {generation} is older than {}",
+                placed.envelope.generation
+            )));
         }
         match placed.envelope.state {
             State::Retired => self.let_go(version_id).await,
@@ -196,12 +245,24 @@ impl Node {
             }
             return Ok(());
         }
-        let version = Arc::new(self.load(&placed.account, &placed.envelope.version_id).await?);
+        let version = Arc::new(
+            self.load(&placed.account, &placed.envelope.version_id)
+                .await?,
+        );
         let id = version.id.clone();
         let pool = Pool::new(version, placed.envelope, Arc::clone(&self.common));
         let stop = self.stop.child_token();
         inbox::serve(self, &pool, &stop).await?;
-        self.hosted.lock().unwrap_or_else(PoisonError::into_inner).insert(id, Hosted { pool: Arc::clone(&pool), stop });
+        self.hosted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(
+                id,
+                Hosted {
+                    pool: Arc::clone(&pool),
+                    stop,
+                },
+            );
         pool.scale();
         if serving {
             pool.prove();
@@ -210,7 +271,11 @@ impl Node {
     }
 
     async fn let_go(&self, version: &VersionId) {
-        let hosted = self.hosted.lock().unwrap_or_else(PoisonError::into_inner).remove(version);
+        let hosted = self
+            .hosted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(version);
         if let Some(hosted) = hosted {
             hosted.stop.cancel();
             hosted.pool.close().await;
@@ -218,14 +283,29 @@ impl Node {
     }
 
     async fn load(&self, account: &AccountId, id: &VersionId) -> Result<Version> {
-        let version = self.store.version(account, id).await?.ok_or_else(|| Error::not_found(format!("version {id}")))?;
-        let bytes = self.store.artifact(account, &version.artifact).await?.ok_or_else(|| Error::internal("the version's code is not there"))?;
+        let version = self
+            .store
+            .version(account, id)
+            .await?
+            .ok_or_else(|| Error::not_found(format!("version {id}")))?;
+        let bytes = self
+            .store
+            .artifact(account, &version.artifact)
+            .await?
+            .ok_or_else(|| Error::internal("the version's code is not there"))?;
         let code = files::unpack(&self.config.data_dir, &version.artifact, bytes).await?;
-        let lock = self.store.lock(account, id).await?.map(|lock| lock.lock).unwrap_or_default();
+        let lock = self
+            .store
+            .lock(account, id)
+            .await?
+            .map(|lock| lock.lock)
+            .unwrap_or_default();
         let packages = self.environments.folder(&lock);
         if packages.as_ref().is_some_and(|folder| !folder.exists()) {
             // Placed here before it was packaged here: another node's lock, or a data directory that was cleared.
-            self.environments.package(&version.spec.python, Some(lock), &|_| {}).await?;
+            self.environments
+                .package(&version.spec.python, Some(lock), &|_| {})
+                .await?;
         }
         let environment = self.store.environment(account, id).await?;
         let files = Files {
@@ -237,7 +317,13 @@ impl Node {
             open_files: self.config.open_files,
             tmp_mb: self.config.tmp_mb,
         };
-        Ok(Version { id: id.clone(), account: account.clone(), spec: version.spec, environment, files })
+        Ok(Version {
+            id: id.clone(),
+            account: account.clone(),
+            spec: version.spec,
+            environment,
+            files,
+        })
     }
 
     /// Takes nothing new, waits for what runs, ends every instance.

@@ -23,16 +23,41 @@ const MOST_IN_HAND: usize = 4096;
 /// Subscribes, and works until `stop`. When this returns, the version can be reached.
 pub async fn serve(node: &Arc<Node>, pool: &Arc<Pool>, stop: &CancellationToken) -> Result<()> {
     let (account, version) = (pool.version.account.as_str(), pool.version.id.as_str());
-    let runs = node.bus.serve(&Subject::run(account, version), Some(GROUP)).await?;
-    let cancels = node.bus.serve(&Subject::cancel(account, version), None).await?;
-    node.tasks.spawn(take_runs(Arc::clone(node), Arc::clone(pool), runs, stop.clone()));
-    node.tasks.spawn(take_cancels(Arc::clone(node), cancels, stop.clone()));
+    let runs = node
+        .bus
+        .serve(&Subject::run(account, version), Some(GROUP))
+        .await?;
+    let cancels = node
+        .bus
+        .serve(&Subject::cancel(account, version), None)
+        .await?;
+    node.tasks.spawn(take_runs(
+        Arc::clone(node),
+        Arc::clone(pool),
+        runs,
+        stop.clone(),
+    ));
+    node.tasks
+        .spawn(take_cancels(Arc::clone(node), cancels, stop.clone()));
     let spec = &pool.version.spec;
-    let slots = spec.scaling.max_instances.max(1) as usize * spec.configuration.concurrent_executions as usize;
+    let slots = spec.scaling.max_instances.max(1) as usize
+        * spec.configuration.concurrent_executions as usize;
     for lane in Priority::ALL {
-        let options = WorkOptions { max_in_flight: (slots + LOOK_AHEAD).min(MOST_IN_HAND), ack_wait: ACK_WAIT, max_deliver: MAX_DELIVER };
-        let work = node.bus.work(&Subject::work(account, version, lane), options).await?;
-        node.tasks.spawn(take_work(Arc::clone(node), Arc::clone(pool), work, stop.clone()));
+        let options = WorkOptions {
+            max_in_flight: (slots + LOOK_AHEAD).min(MOST_IN_HAND),
+            ack_wait: ACK_WAIT,
+            max_deliver: MAX_DELIVER,
+        };
+        let work = node
+            .bus
+            .work(&Subject::work(account, version, lane), options)
+            .await?;
+        node.tasks.spawn(take_work(
+            Arc::clone(node),
+            Arc::clone(pool),
+            work,
+            stop.clone(),
+        ));
     }
     Ok(())
 }
@@ -45,7 +70,9 @@ async fn take_runs(node: Arc<Node>, pool: Arc<Pool>, mut runs: Requests, stop: C
         };
         let Some(request) = request else { return };
         let (node, pool) = (Arc::clone(&node), Arc::clone(&pool));
-        node.tasks.clone().spawn(async move { attend(&node, &pool, request).await });
+        node.tasks
+            .clone()
+            .spawn(async move { attend(&node, &pool, request).await });
     }
 }
 
@@ -58,9 +85,16 @@ async fn attend(node: &Node, pool: &Arc<Pool>, mut request: Request) {
     if execute.options.mode == domain::execution::Mode::Stream {
         // The feed is there before the watcher is told where to look.
         let _feed = node.hub.execution(&crate::run::key(&execute));
-        answer(request, &Reply::Accepted { node_address: node.address.clone() }).await;
+        answer(
+            request,
+            &Reply::Accepted {
+                node_address: node.address.clone(),
+            },
+        )
+        .await;
         if let Reply::Refused(error) = node.runner.attended(pool, &execute).await {
-            node.hub.end(&crate::run::key(&execute), refused(&execute, &error));
+            node.hub
+                .end(&crate::run::key(&execute), refused(&execute, &error));
         }
         return;
     }
@@ -70,7 +104,11 @@ async fn attend(node: &Node, pool: &Arc<Pool>, mut request: Request) {
 
 /// What a watcher is told of a stream that could not be run.
 fn refused(execute: &Execute, error: &domain::Error) -> v1::Outcome {
-    let failure = domain::execution::Failure::new(domain::execution::FailureCode::InitFailed, domain::execution::FailurePhase::Spawn, error.message.clone());
+    let failure = domain::execution::Failure::new(
+        domain::execution::FailureCode::InitFailed,
+        domain::execution::FailurePhase::Spawn,
+        error.message.clone(),
+    );
     v1::Outcome {
         status: Status::Failed.as_str().to_owned(),
         error: serde_json::to_vec(&failure).unwrap_or_default().into(),
@@ -83,7 +121,10 @@ fn refused(execute: &Execute, error: &domain::Error) -> v1::Outcome {
 
 async fn answer(request: Request, reply: &Reply) {
     let sent = match reply.encode() {
-        Ok(payload) => request.respond(Message::new(payload)).await.map_err(domain::Error::from),
+        Ok(payload) => request
+            .respond(Message::new(payload))
+            .await
+            .map_err(domain::Error::from),
         Err(error) => Err(error),
     };
     if let Err(error) = sent {
@@ -99,7 +140,9 @@ async fn take_work(node: Arc<Node>, pool: Arc<Pool>, mut work: Work, stop: Cance
         };
         let Some(delivery) = delivery else { return };
         let (node, pool) = (Arc::clone(&node), Arc::clone(&pool));
-        node.tasks.clone().spawn(async move { work_off(&node, &pool, delivery).await });
+        node.tasks
+            .clone()
+            .spawn(async move { work_off(&node, &pool, delivery).await });
     }
 }
 
@@ -143,7 +186,9 @@ async fn take_cancels(node: Arc<Node>, mut cancels: Requests, stop: Cancellation
         };
         let Some(request) = request else { return };
         let node = Arc::clone(&node);
-        node.tasks.clone().spawn(async move { cancel(&node, request).await });
+        node.tasks
+            .clone()
+            .spawn(async move { cancel(&node, request).await });
     }
 }
 
@@ -151,11 +196,17 @@ async fn take_cancels(node: Arc<Node>, mut cancels: Requests, stop: Cancellation
 async fn cancel(node: &Node, mut request: Request) {
     let message = std::mem::take(&mut request.message);
     let Ok(key) = convert::read::<v1::Cancel>(message.payload).and_then(|cancel| {
-        Ok(Key { account: convert::word(&cancel.account)?, agent_id: convert::word(&cancel.agent_id)?, id: convert::word(&cancel.execution_id)? })
+        Ok(Key {
+            account: convert::word(&cancel.account)?,
+            agent_id: convert::word(&cancel.agent_id)?,
+            id: convert::word(&cancel.execution_id)?,
+        })
     }) else {
         return;
     };
-    let Some(handle) = node.runner.held.get(&key) else { return };
+    let Some(handle) = node.runner.held.get(&key) else {
+        return;
+    };
     handle.cancel.cancel();
     if let Some(status) = handle.stopped().await {
         answer(request, &Reply::Cancelled(status)).await;

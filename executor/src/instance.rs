@@ -62,11 +62,24 @@ pub struct NotReady {
 
 impl Instance {
     /// Spawns, imports and initialises. On an error nothing of it is left.
-    pub async fn start(id: InstanceId, version: &Arc<Version>, grounds: &Grounds) -> Result<Self, NotReady> {
+    pub async fn start(
+        id: InstanceId,
+        version: &Arc<Version>,
+        grounds: &Grounds,
+    ) -> Result<Self, NotReady> {
         let said = Arc::new(Mutex::new(Vec::new()));
-        let not_ready = |failure| NotReady { failure, lines: said.lock().unwrap_or_else(PoisonError::into_inner).clone() };
+        let not_ready = |failure| NotReady {
+            failure,
+            lines: said.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        };
         let started = Self::spawn(id, version, grounds, Arc::clone(&said)).await;
-        let (instance, hello) = started.map_err(|message| not_ready(Failure::new(FailureCode::InitFailed, FailurePhase::Spawn, message)))?;
+        let (instance, hello) = started.map_err(|message| {
+            not_ready(Failure::new(
+                FailureCode::InitFailed,
+                FailurePhase::Spawn,
+                message,
+            ))
+        })?;
         let failure = tokio::select! {
             hello = hello => match hello {
                 Ok(Hello::Ready(ready)) => {
@@ -92,15 +105,24 @@ impl Instance {
         said: Arc<Mutex<Vec<Line>>>,
     ) -> Result<(Self, oneshot::Receiver<Hello>), String> {
         let spec = version.confine_spec(id.as_str());
-        let mut confined = confine::spawn(&spec, &grounds.level).await.map_err(|error| format!("the sandbox could not be made: {error}"))?;
-        let socket = confined.socket.take().ok_or("the sandbox came without a socket")?;
+        let mut confined = confine::spawn(&spec, &grounds.level)
+            .await
+            .map_err(|error| format!("the sandbox could not be made: {error}"))?;
+        let socket = confined
+            .socket
+            .take()
+            .ok_or("the sandbox came without a socket")?;
         let egress = confined.egress.take();
         let (link, read) = Link::new(socket);
         let (link, confined) = (Arc::new(link), Arc::new(confined));
         let frame_bytes = grounds.result_bytes + FRAME_SLACK;
         let init = Init {
             code_dir: "/agent/code",
-            site_dirs: if version.has_environment() { &["/agent/env"] } else { &[] },
+            site_dirs: if version.has_environment() {
+                &["/agent/env"]
+            } else {
+                &[]
+            },
             entrypoint: version.spec.entrypoint.as_str(),
             concurrency: version.spec.configuration.concurrent_executions,
             log_level: version.spec.log_level.as_str(),
@@ -118,9 +140,17 @@ impl Instance {
         let (tell_exit, exit) = watch::channel(None);
         if let Some(listener) = egress {
             let (refusals, refused) = mpsc::channel(REFUSALS);
-            let proxy = Proxy { policy: Policy::Open, bounds: Bounds::default(), refusals };
+            let proxy = Proxy {
+                policy: Policy::Open,
+                bounds: Bounds::default(),
+                refusals,
+            };
             grounds.tasks.spawn(proxy.serve(listener, link.closing()));
-            grounds.tasks.spawn(tell_refusals(refused, instance_lines(version, grounds, Arc::clone(&said)), grounds.now));
+            grounds.tasks.spawn(tell_refusals(
+                refused,
+                instance_lines(version, grounds, Arc::clone(&said)),
+                grounds.now,
+            ));
         }
         let writer = Arc::clone(&link);
         grounds.tasks.spawn(async move { writer.write().await });
@@ -135,7 +165,14 @@ impl Instance {
             // Nobody may be left to ask.
             tell_exit.send(Some(watched.wait().await)).ok();
         });
-        let instance = Self { id, pid: confined.pid(), created_at: (grounds.now)(), link, confined, exit };
+        let instance = Self {
+            id,
+            pid: confined.pid(),
+            created_at: (grounds.now)(),
+            link,
+            confined,
+            exit,
+        };
         if instance.link.send(init).is_err() {
             return Err("the worker ended before it was greeted".to_owned());
         }
@@ -151,8 +188,16 @@ impl Instance {
     /// How it ended, once it has.
     pub async fn exited(&self) -> Exit {
         let mut exit = self.exit.clone();
-        let seen = exit.wait_for(Option::is_some).await.ok().and_then(|seen| *seen);
-        seen.unwrap_or(Exit { code: None, signal: None, oom_killed: false })
+        let seen = exit
+            .wait_for(Option::is_some)
+            .await
+            .ok()
+            .and_then(|seen| *seen);
+        seen.unwrap_or(Exit {
+            code: None,
+            signal: None,
+            oom_killed: false,
+        })
     }
 
     /// The true cause of calls that ended with their worker.
@@ -160,13 +205,36 @@ impl Instance {
         let exit = self.exited().await;
         let at_start = phase != FailurePhase::Handler;
         let (code, message) = match (exit.oom_killed, exit.signal, exit.code) {
-            (true, ..) => (FailureCode::OutOfMemory, "the instance was killed at its memory limit".to_owned()),
-            (_, Some(signal), _) => (FailureCode::InstanceCrashed, format!("the instance was killed by signal {signal} ({})", signal_name(signal))),
-            (_, _, Some(status)) => (FailureCode::InstanceCrashed, format!("the instance exited with code {status}")),
-            _ => (FailureCode::InstanceCrashed, "the instance is gone".to_owned()),
+            (true, ..) => (
+                FailureCode::OutOfMemory,
+                "the instance was killed at its memory limit".to_owned(),
+            ),
+            (_, Some(signal), _) => (
+                FailureCode::InstanceCrashed,
+                format!(
+                    "the instance was killed by signal {signal} ({})",
+                    signal_name(signal)
+                ),
+            ),
+            (_, _, Some(status)) => (
+                FailureCode::InstanceCrashed,
+                format!("the instance exited with code {status}"),
+            ),
+            _ => (
+                FailureCode::InstanceCrashed,
+                "the instance is gone".to_owned(),
+            ),
         };
-        let code = if at_start && code == FailureCode::InstanceCrashed { FailureCode::InitFailed } else { code };
-        Failure { exit_code: exit.code, signal: exit.signal, ..Failure::new(code, phase, message) }
+        let code = if at_start && code == FailureCode::InstanceCrashed {
+            FailureCode::InitFailed
+        } else {
+            code
+        };
+        Failure {
+            exit_code: exit.code,
+            signal: exit.signal,
+            ..Failure::new(code, phase, message)
+        }
     }
 
     /// More than its first process and its worker: something that a call left running.
@@ -184,10 +252,22 @@ impl Instance {
 }
 
 /// Connections that the proxy refused are lines of the instance.
-async fn tell_refusals(mut refused: mpsc::Receiver<Refusal>, lines: impl Fn(Vec<Line>), now: fn() -> Timestamp) {
+async fn tell_refusals(
+    mut refused: mpsc::Receiver<Refusal>,
+    lines: impl Fn(Vec<Line>),
+    now: fn() -> Timestamp,
+) {
     while let Some(refusal) = refused.recv().await {
-        let message = format!("connection to {}:{} refused: {}", refusal.host, refusal.port, refusal.reason);
-        lines(vec![Line { timestamp: now(), level: Level::Warn, message, context: None }]);
+        let message = format!(
+            "connection to {}:{} refused: {}",
+            refusal.host, refusal.port, refusal.reason
+        );
+        lines(vec![Line {
+            timestamp: now(),
+            level: Level::Warn,
+            message,
+            context: None,
+        }]);
     }
 }
 
@@ -195,25 +275,37 @@ async fn end(confined: &Confined, id: &InstanceId) {
     for _ in 0..3 {
         match confined.kill().await {
             Ok(_) => return,
-            Err(error) => tracing::error!(instance.id = %id, error = %error, "an instance could not be ended; trying again"),
+            Err(error) => {
+                tracing::error!(instance.id = %id, error = %error, "an instance could not be ended; trying again")
+            }
         }
     }
 }
 
 /// Keeps what an instance says outside of any call: for its start, for the agent's log, for whoever watches.
-fn instance_lines(version: &Arc<Version>, grounds: &Grounds, said: Arc<Mutex<Vec<Line>>>) -> impl Fn(Vec<Line>) + use<> {
+fn instance_lines(
+    version: &Arc<Version>,
+    grounds: &Grounds,
+    said: Arc<Mutex<Vec<Line>>>,
+) -> impl Fn(Vec<Line>) + use<> {
     let (version, grounds) = (Arc::clone(version), grounds.clone());
     let budget = std::sync::atomic::AtomicI64::new(i64::from(grounds.logs.bytes));
     move |lines| {
         let bytes: usize = lines.iter().map(|line| line.message.len() + 64).sum();
-        if budget.fetch_sub(i64::try_from(bytes).unwrap_or(i64::MAX), std::sync::atomic::Ordering::Relaxed) < 0 {
+        if budget.fetch_sub(
+            i64::try_from(bytes).unwrap_or(i64::MAX),
+            std::sync::atomic::Ordering::Relaxed,
+        ) < 0
+        {
             return;
         }
         let mut kept = said.lock().unwrap_or_else(PoisonError::into_inner);
         let room = KEPT_LINES.saturating_sub(kept.len());
         kept.extend(lines.iter().take(room).cloned());
         drop(kept);
-        grounds.hub.log(&version.account, &version.spec.agent_id, None, &lines);
+        grounds
+            .hub
+            .log(&version.account, &version.spec.agent_id, None, &lines);
         let store = grounds.store.clone();
         let entry = |(seq, line): (usize, Line)| Entry {
             account: version.account.clone(),

@@ -102,7 +102,11 @@ impl Link {
             self.calls().remove(&id);
             return Err(Gone);
         }
-        Ok(Call { id, ended: on_end, events: on_event })
+        Ok(Call {
+            id,
+            ended: on_end,
+            events: on_event,
+        })
     }
 
     /// Sends at once where the socket has room, else in order when it has.
@@ -169,7 +173,12 @@ impl Link {
                 () = self.queued.notified() => {}
             }
             loop {
-                let front = self.backlog.lock().unwrap_or_else(PoisonError::into_inner).front().cloned();
+                let front = self
+                    .backlog
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .front()
+                    .cloned();
                 let Some(mut frame) = front else { break };
                 tokio::select! {
                     () = self.closed.cancelled() => return,
@@ -178,7 +187,8 @@ impl Link {
                 match self.out.try_write(&frame) {
                     Ok(sent) => {
                         frame.advance(sent);
-                        let mut backlog = self.backlog.lock().unwrap_or_else(PoisonError::into_inner);
+                        let mut backlog =
+                            self.backlog.lock().unwrap_or_else(PoisonError::into_inner);
                         if frame.is_empty() {
                             backlog.pop_front();
                         } else if let Some(front) = backlog.front_mut() {
@@ -193,7 +203,13 @@ impl Link {
     }
 
     /// Reads until the worker is gone or breaks the protocol. `lines` takes what the instance says outside of any call.
-    pub async fn read(&self, mut socket: OwnedReadHalf, most: usize, hello: oneshot::Sender<Hello>, lines: impl Fn(Vec<Line>)) -> Result<(), String> {
+    pub async fn read(
+        &self,
+        mut socket: OwnedReadHalf,
+        most: usize,
+        hello: oneshot::Sender<Hello>,
+        lines: impl Fn(Vec<Line>),
+    ) -> Result<(), String> {
         let mut hello = Some(hello);
         let mut read = BytesMut::with_capacity(64 * 1024);
         let ended = loop {
@@ -220,7 +236,12 @@ impl Link {
         ended
     }
 
-    fn take(&self, said: Said, hello: &mut Option<oneshot::Sender<Hello>>, lines: &impl Fn(Vec<Line>)) -> Result<(), String> {
+    fn take(
+        &self,
+        said: Said,
+        hello: &mut Option<oneshot::Sender<Hello>>,
+        lines: &impl Fn(Vec<Line>),
+    ) -> Result<(), String> {
         let greet = |hello: &mut Option<oneshot::Sender<Hello>>, what| match hello.take() {
             // Whoever waited has given up; the instance is being killed.
             Some(waiting) => Ok(drop(waiting.send(what))),

@@ -12,7 +12,8 @@ use domain::{
     envelope::{Envelope, State as EnvelopeState},
     execution::{Failure, FailureCode, FailurePhase, Priority},
     id::{BootId, InstanceId, NodeId},
-    instance, queue::Queue,
+    instance,
+    queue::Queue,
     scale::{self, Decision},
 };
 use std::{
@@ -103,8 +104,22 @@ pub struct Portrait {
 impl Pool {
     pub fn new(version: Arc<Version>, envelope: Envelope, common: Arc<Common>) -> Arc<Self> {
         let waiting = Queue::new(common.queue);
-        let state = State { envelope, seats: Vec::new(), starting: 0, waiting, failures: 0, last_failure: None, not_before: None, closed: false };
-        Arc::new(Self { version, common, state: Mutex::new(state), changed: Notify::new() })
+        let state = State {
+            envelope,
+            seats: Vec::new(),
+            starting: 0,
+            waiting,
+            failures: 0,
+            last_failure: None,
+            not_before: None,
+            closed: false,
+        };
+        Arc::new(Self {
+            version,
+            common,
+            state: Mutex::new(state),
+            changed: Notify::new(),
+        })
     }
 
     /// Takes over a newer order. `false`: it is older than what is known.
@@ -127,13 +142,21 @@ impl Pool {
     pub fn prove(self: &Arc<Self>) {
         let mut state = self.state();
         if state.seats.is_empty() && state.starting == 0 {
-            self.grow(&mut state, &Decision { instances: 1, reason: "to see that the agent starts".to_owned() });
+            self.grow(
+                &mut state,
+                &Decision {
+                    instances: 1,
+                    reason: "to see that the agent starts".to_owned(),
+                },
+            );
         }
     }
 
     pub fn place(self: &Arc<Self>, priority: Priority, now: Timestamp) -> Place {
         let mut state = self.state();
-        if state.waiting.is_empty() && let Some(lease) = self.free_seat(&mut state) {
+        if state.waiting.is_empty()
+            && let Some(lease) = self.free_seat(&mut state)
+        {
             return Place::Now(lease);
         }
         if let Some(failure) = state.refusal() {
@@ -153,16 +176,27 @@ impl Pool {
 
     fn free_seat(self: &Arc<Self>, state: &mut State) -> Option<Lease> {
         let slots = self.version.spec.configuration.concurrent_executions;
-        let seat = state.seats.iter_mut().filter(|seat| !seat.draining && seat.in_flight < slots).min_by_key(|seat| seat.in_flight)?;
+        let seat = state
+            .seats
+            .iter_mut()
+            .filter(|seat| !seat.draining && seat.in_flight < slots)
+            .min_by_key(|seat| seat.in_flight)?;
         seat.in_flight += 1;
-        Some(Lease { instance: Arc::clone(&seat.instance), pool: Arc::clone(self), quarantine: false, armed: true })
+        Some(Lease {
+            instance: Arc::clone(&seat.instance),
+            pool: Arc::clone(self),
+            quarantine: false,
+            armed: true,
+        })
     }
 
     /// Gives free seats to those who wait.
     fn hand_out(self: &Arc<Self>, state: &mut State) {
         let now = (self.common.grounds.now)();
         while !state.waiting.is_empty() {
-            let Some(lease) = self.free_seat(state) else { return };
+            let Some(lease) = self.free_seat(state) else {
+                return;
+            };
             if let Some(unwanted) = self.give(state, lease, now) {
                 // Dropping it would lock again: put it back by hand.
                 self.take_back(state, unwanted);
@@ -184,7 +218,11 @@ impl Pool {
     }
 
     fn take_back(&self, state: &mut State, mut lease: Lease) {
-        if let Some(seat) = state.seats.iter_mut().find(|seat| seat.instance.id == lease.instance.id) {
+        if let Some(seat) = state
+            .seats
+            .iter_mut()
+            .find(|seat| seat.instance.id == lease.instance.id)
+        {
             seat.in_flight = seat.in_flight.saturating_sub(1);
         }
         lease.armed = false;
@@ -192,7 +230,11 @@ impl Pool {
 
     fn release(self: &Arc<Self>, instance: &Arc<Instance>, quarantine: bool) {
         let mut state = self.state();
-        if let Some(seat) = state.seats.iter_mut().find(|seat| Arc::ptr_eq(&seat.instance, instance)) {
+        if let Some(seat) = state
+            .seats
+            .iter_mut()
+            .find(|seat| Arc::ptr_eq(&seat.instance, instance))
+        {
             seat.in_flight = seat.in_flight.saturating_sub(1);
             seat.draining |= quarantine;
             if seat.in_flight == 0 {
@@ -213,7 +255,11 @@ impl Pool {
     /// Takes no more work; ends when what runs has ended. `true`: nothing else runs there besides the caller's own call.
     pub fn quarantine(&self, instance: &Arc<Instance>) -> bool {
         let mut state = self.state();
-        match state.seats.iter_mut().find(|seat| Arc::ptr_eq(&seat.instance, instance)) {
+        match state
+            .seats
+            .iter_mut()
+            .find(|seat| Arc::ptr_eq(&seat.instance, instance))
+        {
             Some(seat) => {
                 seat.draining = true;
                 seat.in_flight <= 1
@@ -224,7 +270,11 @@ impl Pool {
 
     /// Whether nothing else runs there besides the caller's own call.
     pub fn is_alone(&self, instance: &Arc<Instance>) -> bool {
-        self.state().seats.iter().find(|seat| Arc::ptr_eq(&seat.instance, instance)).is_none_or(|seat| seat.in_flight <= 1)
+        self.state()
+            .seats
+            .iter()
+            .find(|seat| Arc::ptr_eq(&seat.instance, instance))
+            .is_none_or(|seat| seat.in_flight <= 1)
     }
 
     /// Brings the number of instances to what it should be.
@@ -247,13 +297,23 @@ impl Pool {
         let spec = &self.version.spec;
         let retiring = state.envelope.state == EnvelopeState::Retiring;
         let limits = scale::Limits {
-            min: if retiring { 0 } else { state.envelope.min_instances },
+            min: if retiring {
+                0
+            } else {
+                state.envelope.min_instances
+            },
             // A version that retires still finishes what waits.
-            max: if retiring { spec.scaling.max_instances.max(1) } else { state.envelope.max_instances },
+            max: if retiring {
+                spec.scaling.max_instances.max(1)
+            } else {
+                state.envelope.max_instances
+            },
             concurrency: spec.configuration.concurrent_executions,
             target_utilization: spec.scaling.target_utilization,
         };
-        let Some(decision) = scale::decide(seen, limits) else { return };
+        let Some(decision) = scale::decide(seen, limits) else {
+            return;
+        };
         if decision.instances > seen.instances {
             self.grow(state, &decision);
         } else {
@@ -265,7 +325,9 @@ impl Pool {
         if state.not_before.is_some_and(|at| Instant::now() < at) {
             return;
         }
-        let living = u32::try_from(state.seats.iter().filter(|seat| !seat.draining).count()).unwrap_or(u32::MAX) + state.starting;
+        let living = u32::try_from(state.seats.iter().filter(|seat| !seat.draining).count())
+            .unwrap_or(u32::MAX)
+            + state.starting;
         let more = decision.instances.saturating_sub(living);
         if more == 0 {
             return;
@@ -274,7 +336,10 @@ impl Pool {
         self.note(living, decision);
         for _ in 0..more {
             let pool = Arc::clone(self);
-            self.common.grounds.tasks.spawn(async move { pool.start().await });
+            self.common
+                .grounds
+                .tasks
+                .spawn(async move { pool.start().await });
         }
     }
 
@@ -318,7 +383,9 @@ impl Pool {
     }
 
     async fn start(self: Arc<Self>) {
-        let Ok(_turn) = self.common.starts.acquire().await else { return };
+        let Ok(_turn) = self.common.starts.acquire().await else {
+            return;
+        };
         if self.state().is_over() {
             self.state().starting -= 1;
             return;
@@ -340,7 +407,13 @@ impl Pool {
             state.last_failure = None;
             let unwanted = state.is_over();
             if !unwanted {
-                state.seats.push(Seat { instance: Arc::clone(&instance), ready_at, in_flight: 0, idle_since: Instant::now(), draining: false });
+                state.seats.push(Seat {
+                    instance: Arc::clone(&instance),
+                    ready_at,
+                    in_flight: 0,
+                    idle_since: Instant::now(),
+                    draining: false,
+                });
                 self.hand_out(&mut state);
             }
             unwanted
@@ -352,11 +425,20 @@ impl Pool {
         }
         let pool = Arc::clone(self);
         let watched = Arc::clone(&instance);
-        self.common.grounds.tasks.spawn(async move { pool.outlive(watched).await });
-        self.keep(&instance, instance::State::Ready, ready_at, None).await;
+        self.common
+            .grounds
+            .tasks
+            .spawn(async move { pool.outlive(watched).await });
+        self.keep(&instance, instance::State::Ready, ready_at, None)
+            .await;
     }
 
-    async fn not_started(self: &Arc<Self>, id: &InstanceId, created_at: Timestamp, not_ready: NotReady) {
+    async fn not_started(
+        self: &Arc<Self>,
+        id: &InstanceId,
+        created_at: Timestamp,
+        not_ready: NotReady,
+    ) {
         tracing::info!(version.id = %self.version.id, agent.id = %self.version.spec.agent_id, code = not_ready.failure.code.as_str(),
             phase = not_ready.failure.phase.as_str(), reason = not_ready.failure.message, "an instance did not become ready");
         let failure = not_ready.failure.clone();
@@ -375,7 +457,14 @@ impl Pool {
             }
         }
         self.changed.notify_waiters();
-        let row = self.row(id.clone(), None, created_at, instance::State::Failed, None, Some(failure));
+        let row = self.row(
+            id.clone(),
+            None,
+            created_at,
+            instance::State::Failed,
+            None,
+            Some(failure),
+        );
         self.keep_row(&row).await;
     }
 
@@ -384,25 +473,59 @@ impl Pool {
         instance.link.closed().await;
         let ready_at = {
             let mut state = self.state();
-            let at = state.seats.iter().position(|seat| Arc::ptr_eq(&seat.instance, &instance));
+            let at = state
+                .seats
+                .iter()
+                .position(|seat| Arc::ptr_eq(&seat.instance, &instance));
             at.map(|at| state.seats.swap_remove(at).ready_at)
         };
         self.scale();
         let exit = instance.exited().await;
         tracing::debug!(instance.id = %instance.id, ?exit, "an instance is gone");
         self.changed.notify_waiters();
-        self.keep(&instance, instance::State::Stopped, ready_at.unwrap_or(instance.created_at), Some((self.common.grounds.now)())).await;
+        self.keep(
+            &instance,
+            instance::State::Stopped,
+            ready_at.unwrap_or(instance.created_at),
+            Some((self.common.grounds.now)()),
+        )
+        .await;
     }
 
-    async fn keep(&self, instance: &Instance, state: instance::State, ready_at: Timestamp, ended_at: Option<Timestamp>) {
-        let mut row = self.row(instance.id.clone(), Some(i64::from(instance.pid)), instance.created_at, state, ended_at, None);
+    async fn keep(
+        &self,
+        instance: &Instance,
+        state: instance::State,
+        ready_at: Timestamp,
+        ended_at: Option<Timestamp>,
+    ) {
+        let mut row = self.row(
+            instance.id.clone(),
+            Some(i64::from(instance.pid)),
+            instance.created_at,
+            state,
+            ended_at,
+            None,
+        );
         row.ready_at = Some(ready_at);
         self.keep_row(&row).await;
     }
 
-    fn row(&self, id: InstanceId, pid: Option<i64>, created_at: Timestamp, state: instance::State, ended_at: Option<Timestamp>, failure: Option<Failure>) -> Row {
+    fn row(
+        &self,
+        id: InstanceId,
+        pid: Option<i64>,
+        created_at: Timestamp,
+        state: instance::State,
+        ended_at: Option<Timestamp>,
+        failure: Option<Failure>,
+    ) -> Row {
         let version = &self.version;
-        let ended_at = if failure.is_some() { Some((self.common.grounds.now)()) } else { ended_at };
+        let ended_at = if failure.is_some() {
+            Some((self.common.grounds.now)())
+        } else {
+            ended_at
+        };
         Row {
             id,
             account: version.account.clone(),
@@ -435,11 +558,19 @@ impl Pool {
         let instances: Vec<Arc<Instance>> = {
             let mut state = self.state();
             state.closed = true;
-            let gone = Failure::new(FailureCode::InstanceCrashed, FailurePhase::Spawn, "the version is no longer running here");
+            let gone = Failure::new(
+                FailureCode::InstanceCrashed,
+                FailurePhase::Spawn,
+                "the version is no longer running here",
+            );
             while let Some(waiter) = state.waiting.pop(Timestamp(0)) {
                 waiter.0.send(Err(gone.clone())).ok();
             }
-            state.seats.iter().map(|seat| Arc::clone(&seat.instance)).collect()
+            state
+                .seats
+                .iter()
+                .map(|seat| Arc::clone(&seat.instance))
+                .collect()
         };
         futures::future::join_all(instances.iter().map(|instance| instance.kill())).await;
         // Those that were starting see `closed` and end themselves.
@@ -448,7 +579,9 @@ impl Pool {
             if self.state().starting == 0 {
                 return;
             }
-            tokio::time::timeout(Duration::from_millis(100), changed).await.ok();
+            tokio::time::timeout(Duration::from_millis(100), changed)
+                .await
+                .ok();
         }
     }
 
@@ -456,7 +589,11 @@ impl Pool {
         let state = self.state();
         let portrait = |seat: &Seat| Portrait {
             instance: Arc::clone(&seat.instance),
-            state: if seat.draining { instance::State::Draining } else { instance::State::Ready },
+            state: if seat.draining {
+                instance::State::Draining
+            } else {
+                instance::State::Ready
+            },
             ready_at: seat.ready_at,
             in_flight: seat.in_flight,
         };
@@ -484,9 +621,15 @@ impl State {
     /// Why nobody should wait: nothing runs, and starting failed a moment ago.
     fn refusal(&self) -> Option<Failure> {
         if self.closed {
-            return Some(Failure::new(FailureCode::InstanceCrashed, FailurePhase::Spawn, "the version is no longer running here"));
+            return Some(Failure::new(
+                FailureCode::InstanceCrashed,
+                FailurePhase::Spawn,
+                "the version is no longer running here",
+            ));
         }
-        let hopeless = self.starting == 0 && self.seats.is_empty() && self.not_before.is_some_and(|at| Instant::now() < at);
+        let hopeless = self.starting == 0
+            && self.seats.is_empty()
+            && self.not_before.is_some_and(|at| Instant::now() < at);
         let failed = self.last_failure.as_ref().filter(|_| hopeless)?;
         Some(failed.failure.clone())
     }

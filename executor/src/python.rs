@@ -40,45 +40,84 @@ print(json.dumps({'executable':os.path.realpath(sys.executable),'version':list(s
 impl Python {
     /// Asks the interpreter `name` (a path, or a name on the PATH) what it is.
     pub async fn find(name: &str) -> Result<Self> {
-        let advice = "install Python 3.10 or newer (Debian: apt install python3), or name one with --python";
+        let advice =
+            "install Python 3.10 or newer (Debian: apt install python3), or name one with --python";
         let mut command = Command::new(name);
-        command.args(["-I", "-c", ASK]).stdin(Stdio::null()).kill_on_drop(true);
+        command
+            .args(["-I", "-c", ASK])
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
         let output = tokio::time::timeout(ANSWERS_WITHIN, command.output())
             .await
             .map_err(|_| Error::unavailable(format!("{name} does not answer; {advice}")))?
-            .map_err(|error| Error::unavailable(format!("{name} cannot be run ({error}); {advice}")))?;
+            .map_err(|error| {
+                Error::unavailable(format!("{name} cannot be run ({error}); {advice}"))
+            })?;
         let asked: Asked = serde_json::from_slice(&output.stdout).map_err(|error| {
             let words = String::from_utf8_lossy(&output.stderr);
             let words = words.lines().last().unwrap_or("no answer");
-            Error::unavailable(format!("{name} is not a usable Python ({words}); {advice}")).because(error)
+            Error::unavailable(format!("{name} is not a usable Python ({words}); {advice}"))
+                .because(error)
         })?;
-        let (major, minor) = (asked.version.first().copied().unwrap_or(0), asked.version.get(1).copied().unwrap_or(0));
-        let version = asked.version.iter().map(u32::to_string).collect::<Vec<_>>().join(".");
+        let (major, minor) = (
+            asked.version.first().copied().unwrap_or(0),
+            asked.version.get(1).copied().unwrap_or(0),
+        );
+        let version = asked
+            .version
+            .iter()
+            .map(u32::to_string)
+            .collect::<Vec<_>>()
+            .join(".");
         if (major, minor) < OLDEST {
-            return Err(Error::unavailable(format!("{} is Python {version}, which is too old; {advice}", asked.executable)));
+            return Err(Error::unavailable(format!(
+                "{} is Python {version}, which is too old; {advice}",
+                asked.executable
+            )));
         }
-        Ok(Self { executable: asked.executable, version, prefixes: outermost(&asked.paths), tag: asked.tag })
+        Ok(Self {
+            executable: asked.executable,
+            version,
+            prefixes: outermost(&asked.paths),
+            tag: asked.tag,
+        })
     }
 
     /// Writes the worker and compiles it, so that an instance does not. Gives the folder.
     pub async fn prepare_worker(&self, data_dir: &Path) -> Result<PathBuf> {
-        let digest = domain::artifact::digest(format!("{WORKER}{}{}", self.tag, self.version).as_bytes());
+        let digest =
+            domain::artifact::digest(format!("{WORKER}{}{}", self.tag, self.version).as_bytes());
         let dir = data_dir.join("runner").join(&digest[..16]);
         let compiled = dir.join("worker.pyc");
         if compiled.exists() {
             return Ok(dir);
         }
-        let failed = |error: std::io::Error| Error::unavailable(format!("{} cannot be written: {error}", dir.display()));
+        let failed = |error: std::io::Error| {
+            Error::unavailable(format!("{} cannot be written: {error}", dir.display()))
+        };
         crate::files::make_dir(&dir).await.map_err(failed)?;
-        tokio::fs::write(dir.join("worker.py"), WORKER).await.map_err(failed)?;
+        tokio::fs::write(dir.join("worker.py"), WORKER)
+            .await
+            .map_err(failed)?;
         let compile = "import py_compile,sys; py_compile.compile(sys.argv[1]+'/worker.py', cfile=sys.argv[1]+'/.worker.pyc', dfile='worker.py', doraise=True, \
              invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)";
-        let output = Command::new(&self.executable).args(["-I", "-c", compile]).arg(&dir).kill_on_drop(true).output().await.map_err(failed)?;
+        let output = Command::new(&self.executable)
+            .args(["-I", "-c", compile])
+            .arg(&dir)
+            .kill_on_drop(true)
+            .output()
+            .await
+            .map_err(failed)?;
         if !output.status.success() {
             let words = String::from_utf8_lossy(&output.stderr).into_owned();
-            return Err(Error::internal(format!("{} cannot compile the worker", self.executable)).because(words));
+            return Err(
+                Error::internal(format!("{} cannot compile the worker", self.executable))
+                    .because(words),
+            );
         }
-        tokio::fs::rename(dir.join(".worker.pyc"), compiled).await.map_err(failed)?;
+        tokio::fs::rename(dir.join(".worker.pyc"), compiled)
+            .await
+            .map_err(failed)?;
         Ok(dir)
     }
 }
@@ -90,7 +129,8 @@ fn outermost(paths: &[String]) -> Vec<PathBuf> {
     let mut sorted: Vec<PathBuf> = paths.iter().map(PathBuf::from).collect();
     sorted.sort();
     for path in sorted {
-        let inside = shown.iter().any(|dir| path.starts_with(dir)) || kept.iter().any(|dir| path.starts_with(dir));
+        let inside = shown.iter().any(|dir| path.starts_with(dir))
+            || kept.iter().any(|dir| path.starts_with(dir));
         if !inside && path.is_absolute() && path.is_dir() {
             kept.push(path);
         }
@@ -123,6 +163,9 @@ mod tests {
 
     #[test]
     fn prefixes_are_few() {
-        assert_eq!(outermost(&["/usr/lib/python3.11".into(), "/tmp".into(), "/tmp/x".into()]), [PathBuf::from("/tmp")]);
+        assert_eq!(
+            outermost(&["/usr/lib/python3.11".into(), "/tmp".into(), "/tmp/x".into()]),
+            [PathBuf::from("/tmp")]
+        );
     }
 }

@@ -8,7 +8,10 @@ use crate::{
 };
 use domain::{
     Error, Kind, Result, Timestamp,
-    execution::{Attempt, Ending, Failure, FailureCode, FailurePhase, MOST_LOSSES, Mode, Outcome, Status, Usage},
+    execution::{
+        Attempt, Ending, Failure, FailureCode, FailurePhase, MOST_LOSSES, Mode, Outcome, Status,
+        Usage,
+    },
 };
 use proto::convert::{self, Execute, INLINE_BYTES, Reply};
 use serde_json::value::RawValue;
@@ -49,14 +52,25 @@ struct Road {
 }
 
 pub fn key(execute: &Execute) -> Key {
-    Key { account: execute.account.clone(), agent_id: execute.agent_id.clone(), id: execute.execution_id.clone() }
+    Key {
+        account: execute.account.clone(),
+        agent_id: execute.agent_id.clone(),
+        id: execute.execution_id.clone(),
+    }
 }
 
 impl Runner {
     /// A sync or streamed execution, until its recorded outcome.
     pub async fn attended(&self, pool: &Arc<Pool>, execute: &Execute) -> Reply {
         match self.try_attended(pool, execute).await {
-            Ok(outcome) if outcome.output.as_ref().is_some_and(|output| output.get().len() > INLINE_BYTES) => Reply::OutcomeByReference(Box::new(outcome)),
+            Ok(outcome)
+                if outcome
+                    .output
+                    .as_ref()
+                    .is_some_and(|output| output.get().len() > INLINE_BYTES) =>
+            {
+                Reply::OutcomeByReference(Box::new(outcome))
+            }
             Ok(outcome) => Reply::Outcome(Box::new(outcome)),
             Err(error) => {
                 if error.kind == Kind::Internal {
@@ -69,31 +83,53 @@ impl Runner {
 
     async fn try_attended(&self, pool: &Arc<Pool>, execute: &Execute) -> Result<Outcome> {
         let key = key(execute);
-        let hold = self.held.hold(&key).ok_or_else(|| Error::conflict("this execution is running already"))?;
+        let hold = self
+            .held
+            .hold(&key)
+            .ok_or_else(|| Error::conflict("this execution is running already"))?;
         let patience = execute.accepted_at + execute.options.timeout();
-        let mut road = Road { key, attempt: 1, losses: 0, attempts: Vec::new() };
+        let mut road = Road {
+            key,
+            attempt: 1,
+            losses: 0,
+            attempts: Vec::new(),
+        };
         let input = self.input(execute, &road.key).await?;
         loop {
             let lease = match self.seat(pool, execute, &hold.handle, Some(patience)).await {
                 Seat::Taken(lease) => lease,
-                Seat::Cancelled => return self.finish(execute, &road, &hold, cancelled_before_start()).await,
+                Seat::Cancelled => {
+                    return self
+                        .finish(execute, &road, &hold, cancelled_before_start())
+                        .await;
+                }
                 Seat::Never(failure) => {
                     match self.again(execute, &mut road, &failure) {
-                        Some(wait) if (self.now)() + wait < patience => tokio::time::sleep(wait).await,
-                        _ => return self.finish(execute, &road, &hold, never_started(failure)).await,
+                        Some(wait) if (self.now)() + wait < patience => {
+                            tokio::time::sleep(wait).await
+                        }
+                        _ => {
+                            return self
+                                .finish(execute, &road, &hold, never_started(failure))
+                                .await;
+                        }
                     }
                     continue;
                 }
                 Seat::Full => return self.refuse(execute, &road, &hold).await,
             };
-            let attempted = self.call(lease, execute, &input, &hold.handle, &road, true).await;
+            let attempted = self
+                .call(lease, execute, &input, &hold.handle, &road, true)
+                .await;
             let failure = match &attempted.ending {
                 Ending::Failed(failure) => failure.clone(),
                 Ending::Completed(_) => return self.finish(execute, &road, &hold, attempted).await,
             };
             note(&mut road, &attempted, Some(failure.clone()), &self.holder);
             match execute.options.again_after(&failure, road.attempt) {
-                Some(wait) if (self.now)() + wait < patience && !hold.handle.cancel.is_cancelled() => {
+                Some(wait)
+                    if (self.now)() + wait < patience && !hold.handle.cancel.is_cancelled() =>
+                {
                     tokio::time::sleep(wait).await;
                     road.attempt += 1;
                 }
@@ -123,10 +159,22 @@ impl Runner {
         }
     }
 
-    async fn try_durable(&self, pool: &Arc<Pool>, execute: &Execute, redelivered: bool) -> Result<Verdict> {
+    async fn try_durable(
+        &self,
+        pool: &Arc<Pool>,
+        execute: &Execute,
+        redelivered: bool,
+    ) -> Result<Verdict> {
         let key = key(execute);
-        let Some(hold) = self.held.hold(&key) else { return Ok(Verdict::Done) };
-        let mut road = Road { key: key.clone(), attempt: 1, losses: 0, attempts: Vec::new() };
+        let Some(hold) = self.held.hold(&key) else {
+            return Ok(Verdict::Done);
+        };
+        let mut road = Road {
+            key: key.clone(),
+            attempt: 1,
+            losses: 0,
+            attempts: Vec::new(),
+        };
         if redelivered && !self.look(&mut road).await? {
             return Ok(Verdict::Done);
         }
@@ -135,7 +183,8 @@ impl Runner {
         let lease = match seat {
             Seat::Taken(lease) => lease,
             Seat::Cancelled => {
-                self.finish(execute, &road, &hold, cancelled_before_start()).await?;
+                self.finish(execute, &road, &hold, cancelled_before_start())
+                    .await?;
                 return Ok(Verdict::Done);
             }
             Seat::Never(failure) => return self.no_start(execute, &road, &hold, failure).await,
@@ -144,7 +193,9 @@ impl Runner {
         if !self.begin(&mut road).await? {
             return Ok(Verdict::Done);
         }
-        let attempted = self.call(lease, execute, &input, &hold.handle, &road, false).await;
+        let attempted = self
+            .call(lease, execute, &input, &hold.handle, &road, false)
+            .await;
         let failure = match &attempted.ending {
             Ending::Failed(failure) => failure.clone(),
             Ending::Completed(_) => {
@@ -171,29 +222,52 @@ impl Runner {
     }
 
     async fn start(&self, road: &Road) -> Result<bool> {
-        let start = Start { key: road.key.clone(), attempt: road.attempt, at: (self.now)(), holder: self.holder.clone() };
+        let start = Start {
+            key: road.key.clone(),
+            attempt: road.attempt,
+            at: (self.now)(),
+            holder: self.holder.clone(),
+        };
         self.store.start_execution(start).await
     }
 
     /// Reads where the execution is. `false`: nothing is left to do here.
     async fn look(&self, road: &mut Road) -> Result<bool> {
-        let Some(row) = self.store.execution(&road.key).await? else { return Ok(false) };
-        let lost = row.status == Status::Running && row.boot_id.as_ref() != Some(&self.holder.boot_id);
+        let Some(row) = self.store.execution(&road.key).await? else {
+            return Ok(false);
+        };
+        let lost =
+            row.status == Status::Running && row.boot_id.as_ref() != Some(&self.holder.boot_id);
         if row.status.is_terminal() || (row.status == Status::Running && !lost) {
             return Ok(false);
         }
         (road.attempt, road.losses, road.attempts) = (row.attempt + 1, row.losses, row.attempts);
         if lost {
-            close_lost(&mut road.attempts, row.attempt, row.started_at, (self.now)());
+            close_lost(
+                &mut road.attempts,
+                row.attempt,
+                row.started_at,
+                (self.now)(),
+            );
             road.losses += 1;
-            return self.store.lose_execution(&road.key, row.attempt, &road.attempts, (self.now)()).await;
+            return self
+                .store
+                .lose_execution(&road.key, row.attempt, &road.attempts, (self.now)())
+                .await;
         }
         Ok(true)
     }
 
     /// The version does not start: with retries left the execution waits, else this is its end.
-    async fn no_start(&self, execute: &Execute, road: &Road, hold: &Hold, failure: Failure) -> Result<Verdict> {
-        self.finish(execute, road, hold, never_started(failure)).await?;
+    async fn no_start(
+        &self,
+        execute: &Execute,
+        road: &Road,
+        hold: &Hold,
+        failure: Failure,
+    ) -> Result<Verdict> {
+        self.finish(execute, road, hold, never_started(failure))
+            .await?;
         Ok(Verdict::Done)
     }
 
@@ -207,13 +281,21 @@ impl Runner {
                 return Ok(input);
             }
             if tokio::time::Instant::now() > deadline {
-                return Err(Error::unavailable("the execution's row did not come in time"));
+                return Err(Error::unavailable(
+                    "the execution's row did not come in time",
+                ));
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 
-    async fn seat(&self, pool: &Arc<Pool>, execute: &Execute, handle: &Handle, patience: Option<Timestamp>) -> Seat {
+    async fn seat(
+        &self,
+        pool: &Arc<Pool>,
+        execute: &Execute,
+        handle: &Handle,
+        patience: Option<Timestamp>,
+    ) -> Seat {
         let mut promise = match pool.place(execute.options.priority, execute.accepted_at) {
             Place::Now(lease) => return Seat::Taken(lease),
             Place::Later(promise) => promise,
@@ -234,27 +316,62 @@ impl Runner {
         }
     }
 
-    async fn call(&self, lease: Lease, execute: &Execute, input: &RawValue, handle: &Handle, road: &Road, attended: bool) -> Attempted {
-        let calling = Calling { execute, input, key: &road.key, attempt: road.attempt, cancel: &handle.cancel, show_running: attended };
+    async fn call(
+        &self,
+        lease: Lease,
+        execute: &Execute,
+        input: &RawValue,
+        handle: &Handle,
+        road: &Road,
+        attended: bool,
+    ) -> Attempted {
+        let calling = Calling {
+            execute,
+            input,
+            key: &road.key,
+            attempt: road.attempt,
+            cancel: &handle.cancel,
+            show_running: attended,
+        };
         call::run(self, lease, calling).await
     }
 
     pub(crate) async fn show_running(&self, key: &Key, attempt: u32, at: Timestamp) {
-        let start = Start { key: key.clone(), attempt, at, holder: self.holder.clone() };
+        let start = Start {
+            key: key.clone(),
+            attempt,
+            at,
+            holder: self.holder.clone(),
+        };
         if let Err(error) = self.store.start_execution(start).await {
             tracing::warn!(error = ?error, "an execution is not shown as running");
         }
     }
 
     /// The one recorded end of an execution, and the outcome that says it.
-    async fn finish(&self, execute: &Execute, road: &Road, hold: &Hold, attempted: Attempted) -> Result<Outcome> {
-        let mut road = Road { key: road.key.clone(), attempts: road.attempts.clone(), ..*road };
+    async fn finish(
+        &self,
+        execute: &Execute,
+        road: &Road,
+        hold: &Hold,
+        attempted: Attempted,
+    ) -> Result<Outcome> {
+        let mut road = Road {
+            key: road.key.clone(),
+            attempts: road.attempts.clone(),
+            ..*road
+        };
         let error = match &attempted.ending {
             Ending::Failed(failure) => Some(failure.clone()),
             Ending::Completed(_) => None,
         };
         note(&mut road, &attempted, error.clone(), &self.holder);
-        let queue_ms = attempted.started_at.unwrap_or(attempted.completed_at).since(execute.accepted_at).as_secs_f64() * 1000.0;
+        let queue_ms = attempted
+            .started_at
+            .unwrap_or(attempted.completed_at)
+            .since(execute.accepted_at)
+            .as_secs_f64()
+            * 1000.0;
         let mut outcome = Outcome {
             status: attempted.ending.status(),
             output: None,
@@ -308,7 +425,9 @@ impl Runner {
                 Some(row) if row.status.is_terminal() => return Ok(Some(recorded(row))),
                 Some(_) => return Err(Error::conflict("a later attempt took over")),
                 // The row of a sync call is written beside the run, by another process perhaps.
-                None if !mode.is_durable() && tokio::time::Instant::now() < deadline => tokio::time::sleep(Duration::from_millis(5)).await,
+                None if !mode.is_durable() && tokio::time::Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(5)).await
+                }
                 None => return Err(Error::unavailable("the execution's row is not there")),
             }
         }
@@ -337,7 +456,8 @@ impl Runner {
     async fn refuse(&self, execute: &Execute, road: &Road, hold: &Hold) -> Result<Outcome> {
         let message = "no instance was free within the execution's timeout";
         let failure = Failure::new(FailureCode::InitFailed, FailurePhase::Spawn, message);
-        self.finish(execute, road, hold, never_started(failure)).await?;
+        self.finish(execute, road, hold, never_started(failure))
+            .await?;
         Err(Error::new(Kind::Exhausted, message))
     }
 
@@ -348,7 +468,11 @@ impl Runner {
         if row.status == Status::Running {
             close_lost(&mut attempts, row.attempt, row.started_at, now);
         }
-        let phase = if row.status == Status::Running { FailurePhase::Handler } else { FailurePhase::Spawn };
+        let phase = if row.status == Status::Running {
+            FailurePhase::Handler
+        } else {
+            FailurePhase::Spawn
+        };
         let end = End {
             key: row.key.clone(),
             attempt: row.attempt,
@@ -360,8 +484,15 @@ impl Runner {
             instance_id: row.instance_id.clone(),
             output: None,
             error: Some(Failure::new(FailureCode::InstanceCrashed, phase, message)),
-            duration_ms: row.started_at.map_or(0.0, |at| now.since(at).as_secs_f64() * 1000.0),
-            queue_ms: row.started_at.unwrap_or(now).since(row.accepted_at).as_secs_f64() * 1000.0,
+            duration_ms: row
+                .started_at
+                .map_or(0.0, |at| now.since(at).as_secs_f64() * 1000.0),
+            queue_ms: row
+                .started_at
+                .unwrap_or(now)
+                .since(row.accepted_at)
+                .as_secs_f64()
+                * 1000.0,
             usage: Usage::default(),
         };
         self.store.end_execution(end).await.map(|_| ())
@@ -370,12 +501,15 @@ impl Runner {
     /// The process under a durable execution is gone: queued again, unless that has happened too often. `true`: queued.
     pub async fn lose(&self, row: &store::executions::Execution) -> Result<bool> {
         if row.losses >= MOST_LOSSES {
-            self.give_up(row, "the process that ran it ended too often").await?;
+            self.give_up(row, "the process that ran it ended too often")
+                .await?;
             return Ok(false);
         }
         let mut attempts = row.attempts.clone();
         close_lost(&mut attempts, row.attempt, row.started_at, (self.now)());
-        self.store.lose_execution(&row.key, row.attempt, &attempts, (self.now)()).await
+        self.store
+            .lose_execution(&row.key, row.attempt, &attempts, (self.now)())
+            .await
     }
 }
 
@@ -387,7 +521,9 @@ enum Seat {
 }
 
 fn note(road: &mut Road, attempted: &Attempted, error: Option<Failure>, holder: &Holder) {
-    let Some(started_at) = attempted.started_at else { return };
+    let Some(started_at) = attempted.started_at else {
+        return;
+    };
     road.attempts.push(Attempt {
         attempt: road.attempt,
         started_at,
@@ -399,9 +535,25 @@ fn note(road: &mut Road, attempted: &Attempted, error: Option<Failure>, holder: 
 }
 
 /// The record of an attempt that nobody saw end.
-fn close_lost(attempts: &mut Vec<Attempt>, attempt: u32, started_at: Option<Timestamp>, now: Timestamp) {
-    let lost = Failure::new(FailureCode::InstanceCrashed, FailurePhase::Handler, "the process that ran it is gone");
-    attempts.push(Attempt { attempt, started_at: started_at.unwrap_or(now), completed_at: Some(now), node_id: None, instance_id: None, error: Some(lost) });
+fn close_lost(
+    attempts: &mut Vec<Attempt>,
+    attempt: u32,
+    started_at: Option<Timestamp>,
+    now: Timestamp,
+) {
+    let lost = Failure::new(
+        FailureCode::InstanceCrashed,
+        FailurePhase::Handler,
+        "the process that ran it is gone",
+    );
+    attempts.push(Attempt {
+        attempt,
+        started_at: started_at.unwrap_or(now),
+        completed_at: Some(now),
+        node_id: None,
+        instance_id: None,
+        error: Some(lost),
+    });
 }
 
 fn recorded(row: store::executions::Execution) -> Outcome {
@@ -422,7 +574,11 @@ fn recorded(row: store::executions::Execution) -> Outcome {
 }
 
 fn cancelled_before_start() -> Attempted {
-    Attempted::unstarted(Failure::new(FailureCode::Cancelled, FailurePhase::Spawn, "cancelled before it started"))
+    Attempted::unstarted(Failure::new(
+        FailureCode::Cancelled,
+        FailurePhase::Spawn,
+        "cancelled before it started",
+    ))
 }
 
 fn never_started(failure: Failure) -> Attempted {

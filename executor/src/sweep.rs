@@ -30,7 +30,11 @@ pub async fn run(node: Arc<Node>, stop: CancellationToken) {
             _ = tick.tick() => {}
         }
         // What an earlier run of the only process held needs no grace.
-        let (before, slice) = if first && node.config.alone { (node.started_at, FIRST_SLICE) } else { (Timestamp(now().0 - millis(GRACE)), SLICE) };
+        let (before, slice) = if first && node.config.alone {
+            (node.started_at, FIRST_SLICE)
+        } else {
+            (Timestamp(now().0 - millis(GRACE)), SLICE)
+        };
         match sweep(&node, before, slice).await {
             Ok(found) => {
                 if found > 0 {
@@ -38,7 +42,9 @@ pub async fn run(node: Arc<Node>, stop: CancellationToken) {
                 }
                 first = false;
             }
-            Err(error) => tracing::warn!(error = ?error, "unfinished executions were not looked for"),
+            Err(error) => {
+                tracing::warn!(error = ?error, "unfinished executions were not looked for")
+            }
         }
     }
 }
@@ -63,14 +69,19 @@ async fn sweep(node: &Arc<Node>, before: Timestamp, slice: u32) -> Result<usize>
 async fn silent_boots(node: &Node) -> Result<HashSet<String>> {
     let at = now();
     let nodes = node.store.nodes().await?;
-    let alive = nodes.into_iter().filter(|other| other.id == node.config.node_id || at.since(other.heartbeat_at) < SILENT);
+    let alive = nodes
+        .into_iter()
+        .filter(|other| other.id == node.config.node_id || at.since(other.heartbeat_at) < SILENT);
     Ok(alive.map(|other| other.boot_id.to_string()).collect())
 }
 
 /// `true`: something was done about it.
 async fn go_on(node: &Arc<Node>, row: &Execution, alive: &HashSet<String>) -> Result<bool> {
     let runner: &Runner = &node.runner;
-    let by_living = row.boot_id.as_ref().is_some_and(|boot| alive.contains(boot.as_str()));
+    let by_living = row
+        .boot_id
+        .as_ref()
+        .is_some_and(|boot| alive.contains(boot.as_str()));
     match (row.mode, row.status) {
         (_, Status::Completed | Status::Failed | Status::Timeout | Status::Cancelled) => Ok(false),
         // Recorded in a moment by its holder; ours that are not held any more were looked up in between.
@@ -82,8 +93,15 @@ async fn go_on(node: &Arc<Node>, row: &Execution, alive: &HashSet<String>) -> Re
             Ok(true)
         }
         (Mode::Async, Status::Queued) => {
-            if node.store.envelopes_of_version(&row.key.account, &row.version_id).await?.is_empty() {
-                runner.give_up(row, "its version is no longer running anywhere").await?;
+            if node
+                .store
+                .envelopes_of_version(&row.key.account, &row.version_id)
+                .await?
+                .is_empty()
+            {
+                runner
+                    .give_up(row, "its version is no longer running anywhere")
+                    .await?;
             } else if node.pool(&row.version_id).is_some() {
                 enqueue(node, row).await?;
             } else {
@@ -92,13 +110,21 @@ async fn go_on(node: &Arc<Node>, row: &Execution, alive: &HashSet<String>) -> Re
             Ok(true)
         }
         (Mode::Sync | Mode::Stream, Status::Running) => {
-            runner.give_up(row, "the process that ran it is gone").await?;
+            runner
+                .give_up(row, "the process that ran it is gone")
+                .await?;
             Ok(true)
         }
         (Mode::Sync | Mode::Stream, Status::Queued) => {
-            let abandoned = if node.config.alone { node.started_at > row.accepted_at } else { now() > row.accepted_at + row.options.timeout() + MARGIN };
+            let abandoned = if node.config.alone {
+                node.started_at > row.accepted_at
+            } else {
+                now() > row.accepted_at + row.options.timeout() + MARGIN
+            };
             if abandoned {
-                runner.give_up(row, "the process that accepted it is gone").await?;
+                runner
+                    .give_up(row, "the process that accepted it is gone")
+                    .await?;
             }
             Ok(abandoned)
         }

@@ -36,10 +36,12 @@ impl Version {
     /// What one instance of it may see and use.
     pub fn confine_spec(&self, id: &str) -> confine::Spec {
         let python = &self.files.python;
-        let program = ["-I", "-u", "/agent/runner/worker.pyc"].map(str::to_owned);
+        let program = ["-I", "-S", "-u", "/agent/runner/worker.pyc"].map(str::to_owned);
         let mut argv = vec![python.executable.clone()];
         argv.extend(program);
-        let mut spec = confine::Spec::new(id, argv).show(&self.files.runner, "/agent/runner").show(&self.files.code, "/agent/code");
+        let mut spec = confine::Spec::new(id, argv)
+            .show(&self.files.runner, "/agent/runner")
+            .show(&self.files.code, "/agent/code");
         for prefix in &python.prefixes {
             spec = spec.show(prefix, prefix.to_string_lossy().into_owned());
         }

@@ -57,7 +57,10 @@ pub enum Next {
 impl Hub {
     /// The feed of an execution, made if there is none.
     pub fn execution(&self, key: &Key) -> Arc<Feed> {
-        let mut feeds = self.executions.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut feeds = self
+            .executions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         Arc::clone(feeds.entry(key.clone()).or_insert_with(|| {
             self.open.fetch_add(1, Ordering::Relaxed);
             Arc::new(Feed::new())
@@ -66,22 +69,46 @@ impl Hub {
 
     pub fn agent(&self, account: &AccountId, agent: &AgentId) -> Arc<Feed> {
         let mut feeds = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(feeds.entry((account.clone(), agent.clone())).or_insert_with(|| {
-            self.open.fetch_add(1, Ordering::Relaxed);
-            Arc::new(Feed::new())
-        }))
+        Arc::clone(
+            feeds
+                .entry((account.clone(), agent.clone()))
+                .or_insert_with(|| {
+                    self.open.fetch_add(1, Ordering::Relaxed);
+                    Arc::new(Feed::new())
+                }),
+        )
     }
 
     /// Tells whoever watches this execution or its agent.
-    pub fn log(&self, account: &AccountId, agent: &AgentId, execution: Option<&ExecutionId>, lines: &[Line]) {
+    pub fn log(
+        &self,
+        account: &AccountId,
+        agent: &AgentId,
+        execution: Option<&ExecutionId>,
+        lines: &[Line],
+    ) {
         if self.open.load(Ordering::Relaxed) == 0 {
             return;
         }
-        let agents = self.agents.lock().unwrap_or_else(PoisonError::into_inner).get(&(account.clone(), agent.clone())).cloned();
-        let of_execution = execution.and_then(|id| self.known(&Key { account: account.clone(), agent_id: agent.clone(), id: id.clone() }));
+        let agents = self
+            .agents
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&(account.clone(), agent.clone()))
+            .cloned();
+        let of_execution = execution.and_then(|id| {
+            self.known(&Key {
+                account: account.clone(),
+                agent_id: agent.clone(),
+                id: id.clone(),
+            })
+        });
         for feed in agents.into_iter().chain(of_execution) {
             for line in lines {
-                feed.push(execution, v1::watch_event::Event::Log(convert::log_line(line)));
+                feed.push(
+                    execution,
+                    v1::watch_event::Event::Log(convert::log_line(line)),
+                );
             }
         }
     }
@@ -104,19 +131,32 @@ impl Hub {
 
     /// Drops a feed that was made for nothing.
     pub fn forget(&self, key: &Key) {
-        if self.executions.lock().unwrap_or_else(PoisonError::into_inner).remove(key).is_some() {
+        if self
+            .executions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(key)
+            .is_some()
+        {
             self.open.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
     fn known(&self, key: &Key) -> Option<Arc<Feed>> {
-        self.executions.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+        self.executions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(key)
+            .cloned()
     }
 
     /// Forgets feeds that ended a while ago and those that nobody reads.
     pub fn tidy(&self) {
         let mut dropped = 0;
-        let mut executions = self.executions.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut executions = self
+            .executions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         executions.retain(|_, feed| {
             let keep = !feed.is_old();
             dropped += usize::from(!keep);
@@ -135,7 +175,10 @@ impl Hub {
 
 impl Feed {
     fn new() -> Self {
-        Self { state: Mutex::default(), changed: Notify::new() }
+        Self {
+            state: Mutex::default(),
+            changed: Notify::new(),
+        }
     }
 
     fn push(&self, execution: Option<&ExecutionId>, event: v1::watch_event::Event) {
@@ -152,12 +195,15 @@ impl Feed {
         ring.last += 1;
         let event = v1::WatchEvent {
             seq: ring.last,
-            execution_id: execution.map(|id| id.as_str().to_owned()).unwrap_or_default(),
+            execution_id: execution
+                .map(|id| id.as_str().to_owned())
+                .unwrap_or_default(),
             event: Some(event),
         };
         ring.events.push_back((event, size));
         ring.bytes += size;
-        while ring.events.len() > RING_EVENTS || (ring.bytes > RING_BYTES && ring.events.len() > 1) {
+        while ring.events.len() > RING_EVENTS || (ring.bytes > RING_BYTES && ring.events.len() > 1)
+        {
             if let Some((_, size)) = ring.events.pop_front() {
                 ring.bytes -= size;
             }
@@ -167,13 +213,21 @@ impl Feed {
     }
 
     fn end(&self) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).ended.get_or_insert_with(Instant::now);
+        self.state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .ended
+            .get_or_insert_with(Instant::now);
         self.changed.notify_waiters();
     }
 
     /// Nothing was ever said in it.
     pub fn is_untouched(&self) -> bool {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).last == 0
+        self.state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .last
+            == 0
     }
 
     fn is_old(&self) -> bool {
@@ -215,7 +269,11 @@ mod tests {
     use super::*;
 
     fn key() -> Key {
-        Key { account: AccountId::default_account(), agent_id: "echo".parse().expect("an id"), id: "e1".parse().expect("an id") }
+        Key {
+            account: AccountId::default_account(),
+            agent_id: "echo".parse().expect("an id"),
+            id: "e1".parse().expect("an id"),
+        }
     }
 
     #[tokio::test]
@@ -238,7 +296,10 @@ mod tests {
         let hub = Hub::default();
         let feed = hub.execution(&key());
         for _ in 0..20 {
-            hub.push(&key(), v1::watch_event::Event::Chunk(vec![b'x'; 1024 * 1024].into()));
+            hub.push(
+                &key(),
+                v1::watch_event::Event::Chunk(vec![b'x'; 1024 * 1024].into()),
+            );
         }
         assert!(matches!(feed.next(0).await, Next::Lost(lost) if lost >= 12));
     }

@@ -1,7 +1,7 @@
 //! The system calls that no safe wrapper offers. The only module of the workspace that may say `unsafe`.
 #![expect(
     unsafe_code,
-    reason = "clone, mount_setattr, close_range, keyctl, dup2, signal and AsyncFd have no safe wrapper; each block says why it is sound"
+    reason = "clone, mount_setattr, close_range, keyctl, dup2, rt_sigaction and AsyncFd have no safe wrapper; each block says why it is sound"
 )]
 
 use std::io;
@@ -143,11 +143,22 @@ pub fn awaited(pidfd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }.map_err(Into::into)
 }
 
-/// Signal dispositions as a fresh program expects them: Rust's runtime ignores SIGPIPE, and ignored signals survive exec.
+/// Signal dispositions as a fresh program expects them: ignored signals survive exec, and Rust's runtime ignores SIGPIPE.
 pub fn default_signals() {
-    for signal in 1..=libc::SIGRTMAX() {
-        // SAFETY: SIG_DFL installs no code of ours; numbers that may not be changed are refused harmlessly.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    /// The kernel's `sigaction`, all zero: SIG_DFL, no flags, an empty mask. (libc's would not touch its own signals 32 and 33.)
+    const DEFAULT: [u64; 4] = [0; 4];
+    for signal in 1..=64 {
+        // SAFETY: it installs no code, and the kernel reads no more than `DEFAULT` (three words and a mask of eight bytes at most).
+        // SIGKILL and SIGSTOP are refused harmlessly.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                DEFAULT.as_ptr(),
+                std::ptr::null::<u64>(),
+                size_of::<u64>(),
+            )
+        };
     }
 }
 

@@ -3,7 +3,7 @@
 use executor::confine::{Config, Level, probe, spawn};
 use serde_json::json;
 
-use crate::world::{config, ended, groups, level, python, run, said};
+use crate::world::{Scratch, config, ended, groups, level, python, run, said};
 
 /// The same bounds with and without control groups.
 async fn levels(node: &str) -> [Level; 2] {
@@ -20,6 +20,10 @@ async fn levels(node: &str) -> [Level; 2] {
 #[tokio::test]
 async fn writing() {
     let level = level("writing").await;
+    // Everyone may write there, were it not shown read-only.
+    let scratch = Scratch::new("writing");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    std::fs::set_permissions(&scratch.0, mode).unwrap();
     let mut spec = python(
         "import errno, subprocess\n\
          def write(path):\n\
@@ -36,7 +40,7 @@ async fn writing() {
          say({'refused': {d: write(d + '/x') for d in dirs}, 'passwd': write('/etc/passwd'), 'tmp': fill('/tmp/x'), 'shm': fill('/dev/shm/x'),\
          'mount': subprocess.run(['/bin/mount', '-o', 'remount,rw', '/usr'], capture_output=True).returncode})",
     )
-    .show("/usr/share", "/agent/code");
+    .show(&scratch.0, "/agent/code");
     (spec.tmp_mb, spec.shm_mb, spec.memory_mb) = (8, 4, 256);
     let (seen, _) = run(&spec, &level).await;
 
@@ -48,6 +52,7 @@ async fn writing() {
             "{dir}: {answer}"
         );
     }
+    assert_eq!(seen["refused"]["/agent/code"], json!("EROFS"));
     assert_eq!(
         (&seen["passwd"], &seen["tmp"], &seen["shm"]),
         (

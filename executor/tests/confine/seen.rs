@@ -7,7 +7,7 @@
 use std::os::unix::fs::PermissionsExt;
 
 use executor::confine::egress::{Bounds, Policy, Proxy};
-use executor::confine::{Output, spawn};
+use executor::confine::{Output, Spec, spawn};
 use serde_json::json;
 use tokio::io::AsyncReadExt;
 use tokio_util::sync::CancellationToken;
@@ -288,4 +288,37 @@ async fn network() {
     worker.kill().await.unwrap();
     stop.cancel();
     serving.await.unwrap();
+}
+
+/// Read-only but for scratch, no set-uid, no devices but the five; and signals as a fresh program expects them.
+#[tokio::test]
+async fn mounts_and_signals() {
+    let level = level("mounts").await;
+    if !level.proc {
+        return; // a sandbox without /proc cannot tell
+    }
+    let (seen, _) = run(
+        &python("say([line.split()[4:6] for line in open('/proc/self/mountinfo')])"),
+        &level,
+    )
+    .await;
+    let mounts: Vec<(String, String)> = serde_json::from_value(seen).unwrap();
+    assert!(mounts.len() > 10);
+    for (at, options) in mounts {
+        let has = |option: &str| options.split(',').any(|o| o == option);
+        assert!(has("nosuid"), "{at}: {options}");
+        assert_eq!(
+            !has("ro"),
+            ["/tmp", "/dev/shm"].contains(&at.as_str()),
+            "{at}: {options}"
+        );
+        // What masks a file of /proc is /dev/null.
+        let device = at.starts_with("/dev/") && at != "/dev/shm"
+            || at.starts_with("/proc/") && has("noexec");
+        assert!(has("nodev") || device, "{at}: {options}");
+    }
+
+    let script = "while read -r name set; do [ $name = SigIgn: ] && echo \\\"$set\\\" >&3; done < /proc/self/status; true";
+    let shell = Spec::new("sh", ["/bin/sh", "-c", script].map(str::to_owned).to_vec());
+    assert_eq!(run(&shell, &level).await.0, json!("0000000000000000"));
 }

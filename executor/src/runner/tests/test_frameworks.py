@@ -123,7 +123,7 @@ async def invoke(payload):
         assert worker.ping() == {"busy": True}
         assert worker.run("stop").output == "stopped"
         assert worker.ping() == {"busy": False}
-        assert worker.run("model").output == "{'odd': odd}" or worker.run("model").ok
+        assert worker.run("model").output.startswith("{'odd': <"), "the SDK's own last resort is str()"
 
 
 @pytest.mark.parametrize("word", ["", "async "])
