@@ -57,7 +57,7 @@ fn main() -> Result<()> {
         .build()?;
     let rows = runtime.block_on(run(&arguments))?;
     let mut table = Table::new();
-    table.load_preset(UTF8_FULL_CONDENSED).set_header([
+    table.load_style(UTF8_FULL_CONDENSED).set_header([
         "what",
         "Phalanx",
         "BedrockAgentCoreApp + uvicorn",
