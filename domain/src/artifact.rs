@@ -194,12 +194,11 @@ fn walk(
                 continue;
             }
         };
-        let name = match entry.name() {
-            Ok(name) => name.into_owned(),
-            Err(_) => {
-                faults.push(format!("zip entry {index} has a name that is not text"));
-                continue;
-            }
+        let name = if let Ok(name) = entry.name() {
+            name.into_owned()
+        } else {
+            faults.push(format!("zip entry {index} has a name that is not text"));
+            continue;
         };
         declared = declared.saturating_add(entry.size());
         if declared > limits.unpacked_bytes {

@@ -149,7 +149,7 @@ impl State {
                 phase.started_at = phase.started_at.or(Some(now));
             }
             Input::Log(lines) if phase.status == PhaseStatus::Running => {
-                append(&mut phase.logs, lines)
+                append(&mut phase.logs, lines);
             }
             Input::Complete(name) if phase.name == name && phase.status == PhaseStatus::Running => {
                 phase.status = PhaseStatus::Completed;

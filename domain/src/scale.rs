@@ -10,7 +10,7 @@ pub struct Seen {
     pub instances: u32,
     pub in_flight: u32,
     pub waiting: u32,
-    /// Instances that have had nothing to do for at least [`IDLE`].
+    /// Instances that have had nothing to do for at least [`Limits::idle`].
     pub idle: u32,
 }
 
@@ -20,6 +20,8 @@ pub struct Limits {
     pub max: u32,
     pub concurrency: u32,
     pub target_utilization: f64,
+    /// How long an instance may have nothing to do before it is let go.
+    pub idle: Duration,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,9 +29,6 @@ pub struct Decision {
     pub instances: u32,
     pub reason: String,
 }
-
-/// How long an instance may stand idle before it is let go.
-pub const IDLE: Duration = Duration::from_secs(60);
 
 /// The wanted number of instances and why; `None` when it is the present one.
 pub fn decide(seen: Seen, limits: Limits) -> Option<Decision> {
@@ -57,7 +56,7 @@ pub fn decide(seen: Seen, limits: Limits) -> Option<Decision> {
     }
     let spare = seen.idle.min(seen.instances.saturating_sub(wanted));
     if spare > 0 {
-        let reason = format!("{spare} instances idle for {} s", IDLE.as_secs());
+        let reason = format!("{spare} instances idle for {} s", limits.idle.as_secs());
         return Some(Decision {
             instances: seen.instances - spare,
             reason,
@@ -81,6 +80,7 @@ mod tests {
         max: 5,
         concurrency: 10,
         target_utilization: 0.7,
+        idle: Duration::from_secs(60),
     };
 
     fn seen(instances: u32, in_flight: u32, waiting: u32, idle: u32) -> Seen {

@@ -38,6 +38,8 @@ pub struct Settings {
     pub logs: Bounds,
     pub stop_within: Duration,
     pub tasks: TaskTracker,
+    /// Cancelled when this executor leaves: what ends then ends by our hand.
+    pub stop: CancellationToken,
 }
 
 pub struct Calling<'a> {
@@ -135,61 +137,23 @@ pub async fn run(runner: &Runner, lease: Lease, calling: Calling<'_>) -> Attempt
                 calling.execute.options.timeout_s
             );
             stopping = stop(runner, lease, id, "timeout", false);
-            return journal
-                .close(attempted(
-                    Ending::Failed(Failure::new(
-                        FailureCode::HandlerTimeout,
-                        FailurePhase::Handler,
-                        message,
-                    )),
-                    (started_at, duration_ms, (runner.now)()),
-                    Spent::default(),
-                    &instance,
-                    stopping,
-                ))
-                .await;
+            (
+                failed(FailureCode::HandlerTimeout, message),
+                Spent::default(),
+            )
         }
         Outside::Cancelled => {
             stopping = stop(runner, lease, id, "cancelled", true);
-            return journal
-                .close(attempted(
-                    Ending::Failed(Failure::new(
-                        FailureCode::Cancelled,
-                        FailurePhase::Handler,
-                        "cancelled while it ran",
-                    )),
-                    (started_at, duration_ms, (runner.now)()),
-                    Spent::default(),
-                    &instance,
-                    stopping,
-                ))
-                .await;
+            (
+                failed(FailureCode::Cancelled, "cancelled while it ran"),
+                Spent::default(),
+            )
         }
     };
-    drop(lease);
-    std::mem::take(&mut stopping);
-    journal
-        .close(attempted(
-            ending,
-            (started_at, duration_ms, (runner.now)()),
-            spent,
-            &instance,
-            stopping,
-        ))
-        .await
-}
-
-fn attempted(
-    ending: Ending,
-    (started_at, duration_ms, completed_at): (Timestamp, f64, Timestamp),
-    spent: Spent,
-    instance: &Instance,
-    stopping: Stopping,
-) -> Attempted {
-    Attempted {
+    let attempted = Attempted {
         ending,
         started_at: Some(started_at),
-        completed_at,
+        completed_at: (runner.now)(),
         duration_ms: spent
             .handler_ms
             .filter(|claimed| *claimed <= duration_ms)
@@ -198,7 +162,12 @@ fn attempted(
         instance_id: Some(instance.id.clone()),
         lines: Vec::new(),
         stopping,
-    }
+    };
+    journal.close(attempted).await
+}
+
+fn failed(code: FailureCode, message: impl Into<String>) -> Ending {
+    Ending::Failed(Failure::new(code, FailurePhase::Handler, message))
 }
 
 fn send(instance: &Instance, calling: &Calling<'_>, deadline: Timestamp) -> Result<Call, Gone> {

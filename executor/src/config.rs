@@ -23,6 +23,8 @@ pub struct Config {
     pub logs: log::Bounds,
     /// Executions of one version that may wait for a slot.
     pub queue: usize,
+    /// An instance above the minimum that has nothing to do for so long is let go.
+    pub idle: Duration,
     /// Instances that start at the same time; more wait their turn.
     pub starts: usize,
     /// From the order to start until the agent is imported and initialised.
@@ -53,6 +55,7 @@ impl Config {
             result_bytes: 16 * 1024 * 1024,
             logs: log::Bounds::default(),
             queue: 20_000,
+            idle: Duration::from_secs(60),
             starts: 4,
             start_within: Duration::from_secs(60),
             stop_within: Duration::from_millis(200),

@@ -49,6 +49,7 @@ pub async fn serve(node: Arc<Node>, incoming: Incoming, stop: CancellationToken)
 
 struct Service(Arc<Node>);
 
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn refuse(error: Error) -> Status {
     to_status(&error)
 }
@@ -149,7 +150,7 @@ async fn forward(
 ) {
     loop {
         let event = match feed.next(after).await {
-            Next::Event(event) => event,
+            Next::Event(event) => *event,
             Next::Lost(lost) => v1::WatchEvent {
                 seq: after + lost,
                 execution_id: String::new(),
@@ -217,7 +218,7 @@ async fn inspect(node: &Node, asked: &v1::InspectRequest) -> Result<v1::InspectR
     let mut waiting = picture.waiting;
     if picture.envelope.state == domain::envelope::State::Retiring {
         // What still lies in the lanes is waiting as well, though nobody here has it in hand.
-        let open = node.store.open_executions(&account, &id).await?;
+        let open = node.store.open_executions_of_version(&account, &id).await?;
         waiting = waiting.max(
             u32::try_from(open)
                 .unwrap_or(u32::MAX)

@@ -112,7 +112,9 @@ pub(crate) async fn bind(config: Config, deps: Deps) -> Result<Executor> {
         boot_id: boot_id.clone(),
         starts: Semaphore::new(config.starts),
         queue: config.queue,
+        idle: config.idle,
     };
+    let stop = CancellationToken::new();
     let runner = Runner {
         store: store.clone(),
         hub: Arc::clone(&hub),
@@ -125,6 +127,7 @@ pub(crate) async fn bind(config: Config, deps: Deps) -> Result<Executor> {
             logs: config.logs,
             stop_within: config.stop_within,
             tasks: tasks.clone(),
+            stop: stop.clone(),
         },
         now,
     };
@@ -141,7 +144,7 @@ pub(crate) async fn bind(config: Config, deps: Deps) -> Result<Executor> {
         runner: Arc::new(runner),
         hub,
         tasks,
-        stop: CancellationToken::new(),
+        stop,
         common: Arc::new(common),
         worker,
         hosted: Mutex::default(),

@@ -276,7 +276,7 @@ async fn end(confined: &Confined, id: &InstanceId) {
         match confined.kill().await {
             Ok(_) => return,
             Err(error) => {
-                tracing::error!(instance.id = %id, error = %error, "an instance could not be ended; trying again")
+                tracing::error!(instance.id = %id, error = %error, "an instance could not be ended; trying again");
             }
         }
     }

@@ -244,7 +244,10 @@ impl Link {
     ) -> Result<(), String> {
         let greet = |hello: &mut Option<oneshot::Sender<Hello>>, what| match hello.take() {
             // Whoever waited has given up; the instance is being killed.
-            Some(waiting) => Ok(drop(waiting.send(what))),
+            Some(waiting) => {
+                waiting.send(what).ok();
+                Ok(())
+            }
             None => Err("a second greeting".to_owned()),
         };
         match said {

@@ -10,7 +10,7 @@ use crate::{
 use domain::{
     Timestamp,
     envelope::{Envelope, State as EnvelopeState},
-    execution::{Failure, FailureCode, FailurePhase, Priority},
+    execution::{Failure, Priority},
     id::{BootId, InstanceId, NodeId},
     instance,
     queue::Queue,
@@ -34,6 +34,7 @@ pub struct Common {
     pub boot_id: BootId,
     pub starts: Semaphore,
     pub queue: usize,
+    pub idle: Duration,
 }
 
 pub struct Pool {
@@ -81,6 +82,8 @@ pub enum Place {
     Full,
     /// The version cannot start.
     Never(Failure),
+    /// This executor lets go of the version.
+    Closed,
 }
 
 /// What is going on, for whoever asks.
@@ -158,6 +161,9 @@ impl Pool {
             && let Some(lease) = self.free_seat(&mut state)
         {
             return Place::Now(lease);
+        }
+        if state.closed {
+            return Place::Closed;
         }
         if let Some(failure) = state.refusal() {
             return Place::Never(failure);
@@ -292,7 +298,8 @@ impl Pool {
             instances: u32::try_from(living.clone().count()).unwrap_or(u32::MAX) + state.starting,
             in_flight: living.clone().map(|seat| seat.in_flight).sum(),
             waiting: u32::try_from(state.waiting.len()).unwrap_or(u32::MAX),
-            idle: u32::try_from(living.filter(|seat| seat.is_idle()).count()).unwrap_or(u32::MAX),
+            idle: u32::try_from(living.filter(|seat| seat.is_idle(self.common.idle)).count())
+                .unwrap_or(u32::MAX),
         };
         let spec = &self.version.spec;
         let retiring = state.envelope.state == EnvelopeState::Retiring;
@@ -310,6 +317,7 @@ impl Pool {
             },
             concurrency: spec.configuration.concurrent_executions,
             target_utilization: spec.scaling.target_utilization,
+            idle: self.common.idle,
         };
         let Some(decision) = scale::decide(seen, limits) else {
             return;
@@ -348,7 +356,7 @@ impl Pool {
         let (before, over) = (excess, from > state.envelope.max_instances);
         state.seats.sort_by_key(|seat| seat.in_flight);
         for seat in &mut state.seats {
-            if excess > 0 && !seat.draining && (seat.is_idle() || over) {
+            if excess > 0 && !seat.draining && (seat.is_idle(self.common.idle) || over) {
                 excess -= 1;
                 seat.draining = true;
                 if seat.in_flight == 0 {
@@ -558,14 +566,8 @@ impl Pool {
         let instances: Vec<Arc<Instance>> = {
             let mut state = self.state();
             state.closed = true;
-            let gone = Failure::new(
-                FailureCode::InstanceCrashed,
-                FailurePhase::Spawn,
-                "the version is no longer running here",
-            );
-            while let Some(waiter) = state.waiting.pop(Timestamp(0)) {
-                waiter.0.send(Err(gone.clone())).ok();
-            }
+            // A dropped promise says that this pool is closed.
+            state.waiting.remove(|_| true);
             state
                 .seats
                 .iter()
@@ -620,13 +622,6 @@ impl State {
 
     /// Why nobody should wait: nothing runs, and starting failed a moment ago.
     fn refusal(&self) -> Option<Failure> {
-        if self.closed {
-            return Some(Failure::new(
-                FailureCode::InstanceCrashed,
-                FailurePhase::Spawn,
-                "the version is no longer running here",
-            ));
-        }
         let hopeless = self.starting == 0
             && self.seats.is_empty()
             && self.not_before.is_some_and(|at| Instant::now() < at);
@@ -636,8 +631,8 @@ impl State {
 }
 
 impl Seat {
-    fn is_idle(&self) -> bool {
-        self.in_flight == 0 && self.idle_since.elapsed() >= scale::IDLE
+    fn is_idle(&self, least: Duration) -> bool {
+        self.in_flight == 0 && self.idle_since.elapsed() >= least
     }
 }
 

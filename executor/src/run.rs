@@ -106,7 +106,7 @@ impl Runner {
                 Seat::Never(failure) => {
                     match self.again(execute, &mut road, &failure) {
                         Some(wait) if (self.now)() + wait < patience => {
-                            tokio::time::sleep(wait).await
+                            tokio::time::sleep(wait).await;
                         }
                         _ => {
                             return self
@@ -116,7 +116,18 @@ impl Runner {
                     }
                     continue;
                 }
-                Seat::Full => return self.refuse(execute, &road, &hold).await,
+                Seat::Full => {
+                    let message = "no instance was free within the execution's timeout";
+                    return self
+                        .refuse(execute, &road, &hold, Error::new(Kind::Exhausted, message))
+                        .await;
+                }
+                Seat::Closed => {
+                    let message = "the version is no longer running here; try again";
+                    return self
+                        .refuse(execute, &road, &hold, Error::unavailable(message))
+                        .await;
+                }
             };
             let attempted = self
                 .call(lease, execute, &input, &hold.handle, &road, true)
@@ -188,7 +199,7 @@ impl Runner {
                 return Ok(Verdict::Done);
             }
             Seat::Never(failure) => return self.no_start(execute, &road, &hold, failure).await,
-            Seat::Full => return Ok(Verdict::Again(Duration::from_secs(1))),
+            Seat::Full | Seat::Closed => return Ok(Verdict::Again(Duration::from_secs(1))),
         };
         if !self.begin(&mut road).await? {
             return Ok(Verdict::Done);
@@ -203,6 +214,10 @@ impl Runner {
                 return Ok(Verdict::Done);
             }
         };
+        if self.settings.stop.is_cancelled() && failure.code == FailureCode::InstanceCrashed {
+            // Ended by our own leaving: the row still says running, and whoever sweeps it goes on.
+            return Ok(Verdict::Again(Duration::ZERO));
+        }
         let failed = road.attempt.saturating_sub(road.losses);
         let Some(wait) = execute.options.again_after(&failure, failed) else {
             self.finish(execute, &road, &hold, attempted).await?;
@@ -301,6 +316,7 @@ impl Runner {
             Place::Later(promise) => promise,
             Place::Full => return Seat::Full,
             Place::Never(failure) => return Seat::Never(failure),
+            Place::Closed => return Seat::Closed,
         };
         let wait = patience.map_or(Duration::from_secs(86_400), |end| end.since((self.now)()));
         let late = tokio::time::sleep(wait);
@@ -309,7 +325,7 @@ impl Runner {
             promised = &mut promise => match promised {
                 Ok(Ok(lease)) => Seat::Taken(lease),
                 Ok(Err(failure)) => Seat::Never(failure),
-                Err(_) => Seat::Full,
+                Err(_) => Seat::Closed,
             },
             () = handle.cancel.cancelled() => Seat::Cancelled,
             () = &mut late => Seat::Full,
@@ -406,7 +422,7 @@ impl Runner {
         };
         let recorded = self.record(end, execute.options.mode).await?;
         let outcome = recorded.unwrap_or(outcome);
-        if execute.options.mode == Mode::Stream || execute.options.mode == Mode::Async {
+        if self.hub.is_watched(&road.key) {
             self.hub.end(&road.key, convert::outcome(&outcome)?);
         }
         attempted.stopping.await_stopped().await;
@@ -426,7 +442,7 @@ impl Runner {
                 Some(_) => return Err(Error::conflict("a later attempt took over")),
                 // The row of a sync call is written beside the run, by another process perhaps.
                 None if !mode.is_durable() && tokio::time::Instant::now() < deadline => {
-                    tokio::time::sleep(Duration::from_millis(5)).await
+                    tokio::time::sleep(Duration::from_millis(5)).await;
                 }
                 None => return Err(Error::unavailable("the execution's row is not there")),
             }
@@ -452,13 +468,22 @@ impl Runner {
         self.store.end_execution(end).await.map(|_| ())
     }
 
-    /// No seat within the caller's patience: said to the caller, and recorded.
-    async fn refuse(&self, execute: &Execute, road: &Road, hold: &Hold) -> Result<Outcome> {
-        let message = "no instance was free within the execution's timeout";
-        let failure = Failure::new(FailureCode::InitFailed, FailurePhase::Spawn, message);
+    /// No seat for the caller: said to it, and recorded.
+    async fn refuse(
+        &self,
+        execute: &Execute,
+        road: &Road,
+        hold: &Hold,
+        error: Error,
+    ) -> Result<Outcome> {
+        let failure = Failure::new(
+            FailureCode::InitFailed,
+            FailurePhase::Spawn,
+            error.message.clone(),
+        );
         self.finish(execute, road, hold, never_started(failure))
             .await?;
-        Err(Error::new(Kind::Exhausted, message))
+        Err(error)
     }
 
     /// Ends an execution whose process is gone and that will not be run again.
@@ -518,6 +543,8 @@ enum Seat {
     Cancelled,
     Never(Failure),
     Full,
+    /// This executor lets go of the version: the work goes elsewhere, or on after a restart.
+    Closed,
 }
 
 fn note(road: &mut Road, attempted: &Attempted, error: Option<Failure>, holder: &Holder) {

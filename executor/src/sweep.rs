@@ -43,7 +43,7 @@ pub async fn run(node: Arc<Node>, stop: CancellationToken) {
                 first = false;
             }
             Err(error) => {
-                tracing::warn!(error = ?error, "unfinished executions were not looked for")
+                tracing::warn!(error = ?error, "unfinished executions were not looked for");
             }
         }
     }

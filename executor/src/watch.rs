@@ -48,7 +48,7 @@ struct Ring {
 
 /// What a reader gets next.
 pub enum Next {
-    Event(v1::WatchEvent),
+    Event(Box<v1::WatchEvent>),
     /// So many events are gone before the one after this.
     Lost(u64),
     End,
@@ -127,6 +127,10 @@ impl Hub {
             feed.push(Some(&key.id), v1::watch_event::Event::Result(outcome));
             feed.end();
         }
+    }
+
+    pub fn is_watched(&self, key: &Key) -> bool {
+        self.open.load(Ordering::Relaxed) > 0 && self.known(key).is_some()
     }
 
     /// Drops a feed that was made for nothing.
@@ -257,7 +261,7 @@ impl Feed {
         }
         let at = usize::try_from(after + 1 - first).unwrap_or(usize::MAX);
         match ring.events.get(at) {
-            Some((event, _)) => Some(Next::Event(event.clone())),
+            Some((event, _)) => Some(Next::Event(Box::new(event.clone()))),
             None if ring.ended.is_some() => Some(Next::End),
             None => None,
         }

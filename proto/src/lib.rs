@@ -8,7 +8,7 @@ pub mod peer;
 pub mod status;
 
 /// Generated from `phalanx/v1/*.proto`.
-#[expect(clippy::all, clippy::pedantic, reason = "generated code")]
+#[allow(clippy::all, clippy::pedantic, reason = "generated code")]
 pub mod v1 {
     tonic::include_proto!("phalanx.v1");
 }

@@ -6,6 +6,7 @@ use domain::{
     deployment::{Kind, State},
     id::{AccountId, AgentId, DeploymentId, VersionId},
 };
+use std::time::Duration;
 
 #[derive(Debug, Clone)]
 pub struct New {
@@ -112,6 +113,32 @@ impl Store {
             rows.into_iter().map(deployment).collect::<Result<_>>()?,
             u64::try_from(total.0).unwrap_or(0),
         ))
+    }
+
+    /// The newest deployment that asked for this version.
+    pub async fn deployment_of(&self, version: &VersionId) -> Result<Option<Deployment>> {
+        let sql = sqlx::AssertSqlSafe(format!(
+            "{COLUMNS} WHERE incarnation = (SELECT incarnation FROM versions WHERE id = $1) AND version_id = $1 AND kind = 'deploy' \
+             ORDER BY created_at DESC, id DESC LIMIT 1"
+        ));
+        let row: Option<Row> =
+            read!(self, pool => sqlx::query_as(sql).bind(version.as_str()).fetch_optional(pool).await)
+                .map_err(failed)?;
+        row.map(deployment).transpose()
+    }
+
+    /// The mean time from acceptance to the end of the newest `limit` deployments that ended well.
+    pub async fn mean_deployment(
+        &self,
+        account: &AccountId,
+        limit: u32,
+    ) -> Result<Option<Duration>> {
+        let sql = "SELECT AVG(CAST(updated_at - created_at AS DOUBLE PRECISION)) FROM (SELECT updated_at, created_at FROM deployments \
+             WHERE account = $1 AND kind = 'deploy' AND status = 'deployed' ORDER BY created_at DESC LIMIT $2) AS newest";
+        let (mean,): (Option<f64>,) =
+            read!(self, pool => sqlx::query_as(sql).bind(account.as_str()).bind(i64::from(limit)).fetch_one(pool).await)
+                .map_err(failed)?;
+        Ok(mean.map(|ms| Duration::from_millis(ms.max(0.0) as u64)))
     }
 
     /// Over all accounts: what deployer has to go on with, oldest first.

@@ -454,10 +454,19 @@ impl Store {
     }
 
     /// How many executions of a version have no outcome yet.
-    pub async fn open_executions(&self, account: &AccountId, version: &VersionId) -> Result<u64> {
+    pub async fn open_executions_of_version(&self, account: &AccountId, version: &VersionId) -> Result<u64> {
         let sql = "SELECT COUNT(*) FROM executions WHERE status IN ('queued', 'running') AND account = $1 AND version_id = $2";
         let count: (i64,) = read!(self, pool => sqlx::query_as(sql).bind(account.as_str()).bind(version.as_str()).fetch_one(pool).await).map_err(failed)?;
         Ok(u64::try_from(count.0).unwrap_or(0))
+    }
+
+    /// How many executions of an account wait or run, counted up to `most`.
+    pub async fn open_executions(&self, account: &AccountId, most: u32) -> Result<u32> {
+        let sql = "SELECT COUNT(*) FROM (SELECT 1 FROM executions WHERE status IN ('queued', 'running') AND account = $1 LIMIT $2) AS open";
+        let (count,): (i64,) =
+            read!(self, pool => sqlx::query_as(sql).bind(account.as_str()).bind(i64::from(most)).fetch_one(pool).await)
+                .map_err(failed)?;
+        Ok(u32::try_from(count).unwrap_or(u32::MAX))
     }
 
     /// The process under this attempt is gone: back to queued, one loss more. `false`: it moved on meanwhile.
@@ -557,12 +566,34 @@ impl Store {
             .collect()
     }
 
-    /// Totals per agent of an account, of everything that ended at `since` or later.
-    pub async fn totals(&self, account: &AccountId, since: Timestamp) -> Result<Vec<Totals>> {
-        let sql = "SELECT agent_id, COUNT(*), CAST(SUM(CASE WHEN status = 'completed' THEN 0 ELSE 1 END) AS BIGINT), AVG(duration_ms), MIN(completed_at) \
-             FROM executions WHERE account = $1 AND completed_at >= $2 GROUP BY agent_id";
-        let rows: Vec<(String, i64, i64, Option<f64>, Option<i64>)> =
-            read!(self, pool => sqlx::query_as(sql).bind(account.as_str()).bind(since.0).fetch_all(pool).await).map_err(failed)?;
+    /// Totals per agent, of everything that ended at `since` or later: of these agents, or of all of the account where none
+    /// are named; of one version, where one is named.
+    pub async fn totals(
+        &self,
+        account: &AccountId,
+        agents: &[AgentId],
+        version: Option<&VersionId>,
+        since: Timestamp,
+    ) -> Result<Vec<Totals>> {
+        let places: Vec<String> = (0..agents.len()).map(|at| format!("${}", at + 4)).collect();
+        let only = if places.is_empty() {
+            String::new()
+        } else {
+            format!(" AND agent_id IN ({})", places.join(", "))
+        };
+        let sql = format!(
+            "SELECT agent_id, COUNT(*), CAST(SUM(CASE WHEN status = 'completed' THEN 0 ELSE 1 END) AS BIGINT), AVG(duration_ms), MIN(completed_at) \
+             FROM executions WHERE account = $1 AND completed_at >= $2 AND ($3 IS NULL OR version_id = $3){only} GROUP BY agent_id ORDER BY agent_id"
+        );
+        type Row = (String, i64, i64, Option<f64>, Option<i64>);
+        let rows: Vec<Row> = read!(self, pool => {
+            let mut query = sqlx::query_as(sqlx::AssertSqlSafe(sql)).bind(account.as_str()).bind(since.0).bind(version.map(VersionId::as_str));
+            for agent in agents {
+                query = query.bind(agent.as_str());
+            }
+            query.fetch_all(pool).await
+        })
+        .map_err(failed)?;
         rows.into_iter()
             .map(|(agent, total, bad, avg_ms, first)| {
                 Ok(Totals {

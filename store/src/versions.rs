@@ -77,6 +77,11 @@ impl Store {
             .seal(version.as_str(), crate::db::json(variables)?.as_bytes())
     }
 
+    /// A secret as it is kept: readable only with the master key, and only as `bound_to`'s.
+    pub fn seal(&self, bound_to: &str, plain: &[u8]) -> Result<Vec<u8>> {
+        self.secrets.seal(bound_to, plain)
+    }
+
     pub async fn environment(
         &self,
         account: &AccountId,

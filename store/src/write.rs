@@ -170,7 +170,7 @@ fn finish(batch: Batch, changed: Result<Changed>) {
     if let Err(error) = &changed {
         tracing::error!(error = ?error, writes = batch.len(), "a batch of writes was not committed");
     }
-    answer(batch, changed);
+    answer(batch, &changed);
 }
 
 /// Which of a batch's rows were changed, by their place in it.
@@ -181,7 +181,7 @@ struct Changed {
     ends: HashSet<usize>,
 }
 
-fn answer(batch: Batch, changed: Result<Changed>) {
+fn answer(batch: Batch, changed: &Result<Changed>) {
     let say = |answers: Vec<Answer>, of: fn(&Changed) -> &HashSet<usize>| {
         for (at, answer) in answers.into_iter().enumerate() {
             // A caller that is gone needs no answer.

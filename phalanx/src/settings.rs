@@ -1,0 +1,157 @@
+//! What Phalanx is told: `default.toml`, a file over it, the environment over that, the command line over all.
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+const DEFAULTS: &str = include_str!("../default.toml");
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    pub listen: SocketAddr,
+    pub data_dir: PathBuf,
+    pub region: String,
+    pub public_url: String,
+    pub log: Log,
+    pub gateway: Gateway,
+    pub executor: Executor,
+    pub monitor: Monitor,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Log {
+    pub level: String,
+    pub format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Gateway {
+    pub deploy_body_bytes: usize,
+    pub execute_body_bytes: usize,
+    pub drain_s: u64,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Executor {
+    pub python: String,
+    pub uv: String,
+    pub uv_cache: String,
+    pub isolation: Isolation,
+    pub result_bytes: usize,
+    pub queue: usize,
+    pub idle_s: u64,
+    pub starts: usize,
+    pub start_s: u64,
+    pub drain_s: u64,
+    pub tmp_mb: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Isolation {
+    Namespaces,
+    None,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Monitor {
+    pub retention_days: u32,
+}
+
+/// What the command line overrides.
+#[derive(Debug, Default)]
+pub struct Overrides {
+    pub config: Option<PathBuf>,
+    pub listen: Option<String>,
+    pub data_dir: Option<PathBuf>,
+}
+
+pub fn load(overrides: Overrides) -> Result<Settings> {
+    let mut builder = config::Config::builder()
+        .add_source(config::File::from_str(DEFAULTS, config::FileFormat::Toml));
+    if let Some(path) = &overrides.config {
+        if !path.is_file() {
+            bail!(
+                "{} is not a file; name a TOML file with --config",
+                path.display()
+            );
+        }
+        builder =
+            builder.add_source(config::File::from(path.as_path()).format(config::FileFormat::Toml));
+    }
+    builder = builder.add_source(
+        config::Environment::with_prefix("PHALANX")
+            .prefix_separator("__")
+            .separator("__")
+            .try_parsing(true),
+    );
+    if let Some(listen) = overrides.listen {
+        builder = builder.set_override("listen", listen)?;
+    }
+    if let Some(dir) = overrides.data_dir {
+        builder = builder.set_override("data_dir", dir.to_string_lossy().into_owned())?;
+    }
+    let mut settings: Settings = builder
+        .build()
+        .and_then(config::Config::try_deserialize)
+        .context("the settings cannot be used")?;
+    settings.data_dir = at_home(&settings.data_dir);
+    Ok(settings)
+}
+
+/// The data directory of a client, that is told nothing: the default's, or the environment's.
+pub fn default_data_dir() -> PathBuf {
+    load(Overrides::default()).map_or_else(
+        |_| at_home(Path::new("~/.phalanx")),
+        |settings| settings.data_dir,
+    )
+}
+
+fn at_home(path: &Path) -> PathBuf {
+    match (path.strip_prefix("~"), std::env::var_os("HOME")) {
+        (Ok(rest), Some(home)) => PathBuf::from(home).join(rest),
+        _ => path.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_complete() {
+        let settings = load(Overrides::default()).expect("the embedded file is complete");
+        assert_eq!(settings.listen.port(), 8080);
+    }
+
+    #[test]
+    fn the_command_line_has_the_last_word_and_nonsense_is_named() {
+        let settings = load(Overrides {
+            listen: Some("127.0.0.1:1".into()),
+            ..Overrides::default()
+        })
+        .expect("an address");
+        assert_eq!(settings.listen.port(), 1);
+        let error = load(Overrides {
+            listen: Some("here".into()),
+            ..Overrides::default()
+        })
+        .expect_err("no address");
+        assert!(format!("{error:#}").contains("listen"), "{error:#}");
+    }
+}
