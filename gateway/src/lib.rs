@@ -1,1 +1,122 @@
-//! gateway
+//! The only HTTP, inward and outward. Turns requests into rows, commands and questions, and their answers into the
+//! contract's documents.
+//!
+//! In: HTTP from clients; events that say what to read anew. Out: rows of agents, versions, deployments and executions;
+//! commands on the bus; questions by gRPC to executors and monitor.
+//! Never here: what may follow what (`domain`), SQL, a subject, a process.
+
+mod api;
+mod app;
+mod audit;
+mod body;
+mod cache;
+mod clock;
+mod config;
+mod door;
+mod error;
+mod estimate;
+mod fields;
+mod inbox;
+mod json;
+pub mod key;
+mod keys;
+mod known;
+mod listen;
+mod meter;
+mod monitor;
+mod openapi;
+mod params;
+mod ready;
+mod respond;
+pub mod router;
+mod sse;
+#[cfg(test)]
+mod tests;
+
+use app::{App, Shared};
+use bus::Bus;
+use domain::{Error, Result};
+use proto::peer::Peers;
+use std::net::SocketAddr;
+use store::Store;
+use tokio::{net::TcpListener, task::JoinSet};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use config::Config;
+pub use key::first_key;
+pub use openapi::document as openapi;
+pub use ready::Readiness;
+pub use router::{Access, Endpoint, endpoints};
+
+/// What the gateway works with.
+pub struct Deps {
+    pub store: Store,
+    pub bus: Bus,
+    pub peers: Peers,
+    /// For `peers`.
+    pub monitor_address: String,
+}
+
+/// A gateway that has its port and hears what the others tell, but serves nobody yet.
+pub struct Gateway {
+    listener: TcpListener,
+    address: SocketAddr,
+    app: App,
+    events: bus::Events,
+}
+
+pub async fn bind(config: Config, deps: Deps) -> Result<Gateway> {
+    let listener = listen::listen(config.listen)?;
+    let address = listener
+        .local_addr()
+        .map_err(|error| Error::internal("the port has no address").because(error))?;
+    let events = deps.bus.subscribe(&bus::typed::events()).await?;
+    let public = config.public_url.as_deref().map(|url| url.trim_end_matches('/').to_owned());
+    let base_url = format!("{}/api/v1", public.unwrap_or_else(|| format!("http://{address}")));
+    let app = App::new(Shared {
+        store: deps.store,
+        bus: deps.bus,
+        peers: deps.peers,
+        monitor_address: deps.monitor_address,
+        base_url,
+        started_at: clock::now(),
+        keys: Default::default(),
+        agents: Default::default(),
+        meter: Default::default(),
+        readiness: Readiness::default(),
+        changes: TaskTracker::new(),
+        closing: CancellationToken::new(),
+        estimates: Default::default(),
+        config,
+    });
+    Ok(Gateway {
+        listener,
+        address,
+        app,
+        events,
+    })
+}
+
+impl Gateway {
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The switch behind `/readyz`: who starts us sets it when everything is up. It goes off by itself at the stop.
+    pub fn readiness(&self) -> Readiness {
+        self.app.readiness.clone()
+    }
+
+    /// Serves until told to stop; then takes nothing new, finishes what runs within the drain time, and returns.
+    pub async fn serve(self, stop: CancellationToken) -> Result<()> {
+        let Self { listener, app, events, .. } = self;
+        let mut rooms = JoinSet::new();
+        rooms.spawn(inbox::run(app.clone(), events, app.closing.clone()));
+        let served = listen::serve(listener, app.clone(), &stop).await;
+        app.changes.close();
+        // Changes whose callers have gone; each has its own deadlines.
+        tokio::time::timeout(app.config.drain, app.changes.wait()).await.ok();
+        rooms.shutdown().await;
+        served
+    }
+}

@@ -1,1 +1,78 @@
-//! monitor
+//! Counts: figures from what has been recorded, the health of the whole, and how long records are kept.
+//!
+//! In: questions over gRPC ([`grpc`]). Out: figures, read from the rows themselves when they are asked for, so that nothing
+//! can lag or be lost. Never here: a decision about what runs, a write other than the purge of what is too old.
+
+mod config;
+mod grpc;
+mod query;
+mod retain;
+mod summarize;
+mod system;
+
+pub use config::Config;
+
+use bus::Bus;
+use domain::{Error, Result, Timestamp};
+use proto::{
+    peer::{Incoming, Peers},
+    v1::monitor_server::MonitorServer,
+};
+use store::Store;
+use tokio_util::sync::CancellationToken;
+
+/// What the service stands on.
+#[derive(Clone)]
+pub struct Deps {
+    pub store: Store,
+    pub bus: Bus,
+    pub peers: Peers,
+}
+
+/// A monitor that can be reached, and answers once it is served.
+pub struct Monitor {
+    config: Config,
+    deps: Deps,
+    address: String,
+    incoming: Incoming,
+}
+
+/// Fails fast where the rows cannot be read.
+pub async fn bind(config: Config, deps: Deps) -> Result<Monitor> {
+    deps.store.ping().await?;
+    let (address, incoming) = deps.peers.listen("monitor");
+    Ok(Monitor {
+        config,
+        deps,
+        address,
+        incoming,
+    })
+}
+
+impl Monitor {
+    /// Where others reach it, for `proto::peer`.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Returns when `stop` was asked for and what was being answered is answered.
+    pub async fn serve(self, stop: CancellationToken) -> Result<()> {
+        let (health, healthy) = tonic_health::server::health_reporter();
+        health.set_serving::<MonitorServer<grpc::Service>>().await;
+        let service = grpc::Service::new(self.config.clone(), self.deps.clone());
+        let served = tonic::transport::Server::builder()
+            .add_service(MonitorServer::new(service).max_encoding_message_size(grpc::ANSWER_BYTES))
+            .add_service(healthy)
+            .serve_with_incoming_shutdown(self.incoming, stop.clone().cancelled_owned());
+        let (served, ()) = tokio::join!(served, retain::run(&self.config, &self.deps.store, &stop));
+        served.map_err(|error| Error::internal("monitor's gRPC server ended").because(error))
+    }
+}
+
+/// The only clock of this crate.
+fn now() -> Timestamp {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    Timestamp(since.map_or(0, |since| {
+        i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+    }))
+}

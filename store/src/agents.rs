@@ -196,7 +196,9 @@ impl Store {
                 let text = |name: &str| row.try_get::<String, _>(name).map_err(failed);
                 let number = |name: &str| row.try_get::<i64, _>(name).map_err(failed);
                 total = number("total")?;
-                let Ok(version_id) = text("version_id") else { continue };
+                // Past the end there is one row, with nothing but the total.
+                let version_id: Option<String> = row.try_get("version_id").map_err(failed)?;
+                let Some(version_id) = version_id else { continue };
                 let routes: Option<String> = row.try_get("routes").map_err(failed)?;
                 listed.push(Listed {
                     agent: Agent {

@@ -524,7 +524,9 @@ pub(crate) const PURGE: &str = "DELETE FROM executions WHERE (account, agent_id,
 pub struct Figure {
     pub completed_at: Timestamp,
     pub status: Status,
-    pub duration_ms: f64,
+    /// `None` where it never ran.
+    pub duration_ms: Option<f64>,
+    /// JSON of what the agent reported.
     pub metrics: Option<String>,
 }
 
@@ -538,6 +540,9 @@ pub struct Totals {
     pub first_at: Option<Timestamp>,
 }
 
+pub(crate) const FIGURES: &str = "SELECT completed_at, status, duration_ms, metrics FROM executions WHERE account = $1 AND agent_id = $2 \
+     AND completed_at >= $3 AND completed_at < $4 AND ($5 IS NULL OR version_id = $5) ORDER BY completed_at LIMIT $6";
+
 impl Store {
     /// Ended executions of an agent in `[from, to)` by their end, at most `limit`.
     pub async fn figures(
@@ -549,9 +554,7 @@ impl Store {
         to: Timestamp,
         limit: u32,
     ) -> Result<Vec<Figure>> {
-        let sql = "SELECT completed_at, status, duration_ms, metrics FROM executions WHERE account = $1 AND agent_id = $2 AND completed_at >= $3 \
-             AND completed_at < $4 AND ($5 IS NULL OR version_id = $5) ORDER BY completed_at LIMIT $6";
-        let rows: Vec<(i64, String, Option<f64>, Option<String>)> = read!(self, pool => sqlx::query_as(sql).bind(account.as_str()).bind(agent.as_str())
+        let rows: Vec<(i64, String, Option<f64>, Option<String>)> = read!(self, pool => sqlx::query_as(FIGURES).bind(account.as_str()).bind(agent.as_str())
             .bind(from.0).bind(to.0).bind(version.map(VersionId::as_str)).bind(i64::from(limit)).fetch_all(pool).await)
         .map_err(failed)?;
         rows.into_iter()
@@ -559,7 +562,7 @@ impl Store {
                 Ok(Figure {
                     completed_at: Timestamp(at),
                     status: parsed(&status, "status")?,
-                    duration_ms: duration.unwrap_or(0.0),
+                    duration_ms: duration,
                     metrics,
                 })
             })

@@ -4,6 +4,8 @@
 //! Never here: a rule about what may follow what (that is `domain`), a sqlx error seen outside.
 
 mod db;
+#[cfg(test)]
+mod plans;
 mod seal;
 mod write;
 

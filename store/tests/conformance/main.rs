@@ -3,8 +3,14 @@
 //! The Postgres half needs a server: `tests/run` starts one and sets `PHALANX_TEST_POSTGRES_URL`. Without it those cases
 //! fail; they are never skipped. Every case has a file or a schema of its own, so all of them run side by side.
 
+mod agents;
+mod deployments;
 mod executions;
+mod figures;
 mod groups;
+mod keys;
+mod logs;
+mod nodes;
 mod world;
 
 /// Every case once per engine.
@@ -57,4 +63,36 @@ conformance! {
         the_same_key_twice_in_one_batch,
         a_refused_row_takes_nobody_with_it,
         closing_writes_what_waits;
+    figures:
+        figures_are_half_open_and_ordered,
+        totals_per_agent,
+        counts_over_all_accounts;
+    logs:
+        lines_in_order_from_where_one_stopped,
+        an_agents_newest_lines,
+        purged_by_age_in_slices,
+        lines_of_other_accounts_stay_there;
+    keys:
+        an_empty_store_begins_once,
+        found_by_hash_until_revoked,
+        environments_are_sealed_and_audits_kept;
+    agents:
+        accepted_whole_or_not_at_all,
+        of_two_that_race_one_wins,
+        an_id_lives_again_after_deletion,
+        statuses_follow_deployments_and_traffic,
+        filters_combine,
+        sorts_and_pages,
+        versions_artifacts_and_locks,
+        other_accounts_see_nothing;
+    deployments:
+        advanced_by_whoever_read_last,
+        unfinished_oldest_first,
+        traffic_is_replaced_whole,
+        of_one_account_only;
+    nodes:
+        beats_replace,
+        envelopes_grow_by_generations,
+        instances_live_and_end,
+        scaling_is_kept_newest_first;
 }

@@ -1,0 +1,303 @@
+//! One agent at a time: observe, decide, act, record; and again, until nothing of it is unfinished.
+
+use crate::{
+    Config, Deps, now,
+    phases::{self, Job, Notes},
+    record::{Record, Recorded},
+};
+use domain::{
+    Error, Kind, Result,
+    deployment::{Input, Phase, Seen, Step, decide},
+};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use store::deployments::Deployment;
+use tokio::{
+    sync::{Semaphore, watch},
+    time::Instant,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// Log lines of a running phase are recorded at most so often.
+const RECORD_EVERY: Duration = Duration::from_millis(250);
+/// A deployment that a newer one overtakes notices within this.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// A row is touched at least so often while it is driven.
+const TOUCH_EVERY: Duration = Duration::from_secs(3);
+/// Between two tries of a phase that an executor or the database was away for.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(3));
+
+#[derive(Clone)]
+pub(crate) struct Driver(Arc<Inner>);
+
+struct Inner {
+    config: Config,
+    deps: Deps,
+    /// Agents that are driven here; a receiver learns of the end.
+    driven: Mutex<HashMap<String, watch::Receiver<()>>>,
+    slots: Semaphore,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// How the drive of one deployment ended.
+enum Left {
+    Finished,
+    /// Another process has it, or this one stops.
+    Away,
+}
+
+/// How the run of one phase ended.
+enum Ran {
+    Done(Result<()>),
+    Overtaken,
+    Away,
+}
+
+impl Driver {
+    /// Its work belongs to `tasks` and ends with `stop`.
+    pub fn new(config: Config, deps: Deps, stop: CancellationToken, tasks: TaskTracker) -> Self {
+        let slots = Semaphore::new(config.at_once);
+        Self(Arc::new(Inner {
+            config,
+            deps,
+            driven: Mutex::default(),
+            slots,
+            stop,
+            tasks,
+        }))
+    }
+
+    pub fn config(&self) -> &Config {
+        &self.0.config
+    }
+
+    pub fn deps(&self) -> &Deps {
+        &self.0.deps
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        self.0.stop.is_cancelled()
+    }
+
+    /// Sees to it that an agent is driven. The receiver ends with the drive; `true`: it began just now. `force`: also what
+    /// looks as if another process had it.
+    pub fn drive(&self, incarnation: &str, force: bool) -> (watch::Receiver<()>, bool) {
+        let mut driven = self.driven();
+        if let Some(done) = driven.get(incarnation) {
+            return (done.clone(), false);
+        }
+        let (ending, done) = watch::channel(());
+        driven.insert(incarnation.to_owned(), done.clone());
+        let drive = Drive {
+            driver: self.clone(),
+            incarnation: incarnation.to_owned(),
+            _ending: ending,
+        };
+        self.0.tasks.spawn(async move { drive.run(force).await });
+        (done, true)
+    }
+
+    fn driven(&self) -> std::sync::MutexGuard<'_, HashMap<String, watch::Receiver<()>>> {
+        self.0.driven.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One agent while it is driven; dropped, it is free again.
+struct Drive {
+    driver: Driver,
+    incarnation: String,
+    _ending: watch::Sender<()>,
+}
+
+impl Drop for Drive {
+    fn drop(&mut self) {
+        self.driver.driven().remove(&self.incarnation);
+    }
+}
+
+impl Drive {
+    async fn run(&self, force: bool) {
+        loop {
+            match self.next(force).await {
+                Ok(Some(Left::Finished)) => {}
+                Ok(Some(Left::Away) | None) => return,
+                Err(error) => {
+                    tracing::warn!(error = ?error, "a deployment was left; the sweep takes it up again");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// The oldest unfinished deployment, to its end.
+    async fn next(&self, force: bool) -> Result<Option<Left>> {
+        let inner = &self.driver.0;
+        let slot = tokio::select! {
+            () = inner.stop.cancelled() => return Ok(None),
+            slot = inner.slots.acquire() => slot,
+        };
+        let _slot = slot.map_err(|_| Error::unavailable("the service is shutting down"))?;
+        let unfinished = inner
+            .deps
+            .store
+            .unfinished_deployments_of(&self.incarnation)
+            .await?;
+        let Some(row) = unfinished.into_iter().next() else {
+            return Ok(None);
+        };
+        let touched = now().since(row.updated_at) < inner.config.abandoned_after;
+        if !force && row.rev > 0 && touched {
+            return Ok(Some(Left::Away));
+        }
+        self.deployment(row).await.map(Some)
+    }
+
+    async fn deployment(&self, row: Deployment) -> Result<Left> {
+        let inner = &self.driver.0;
+        let mut job = Job {
+            deps: inner.deps.clone(),
+            config: inner.config.clone(),
+            deployment: row.clone(),
+            version: None,
+            notes: Notes::default(),
+        };
+        if let Some(version) = &row.version_id {
+            job.version = inner.deps.store.version(&row.account, version).await?;
+        }
+        let mut record = Record::new(inner.deps.store.clone(), row);
+        loop {
+            let newer = self.newer(&record).await?;
+            let seen = Seen {
+                state: record.state(),
+                newer: newer.as_deref(),
+            };
+            let inputs = match decide(&seen) {
+                Step::Rest => return Ok(Left::Finished),
+                Step::GiveWay(newer) => {
+                    phases::take_down(&job).await;
+                    vec![Input::Supersede(format!("deployment {newer} took over"))]
+                }
+                Step::Run(phase) => {
+                    if record.apply([Input::Begin(phase)]).await? == Recorded::Theirs {
+                        return Ok(Left::Away);
+                    }
+                    let ended = match self.phase(phase, &job, &mut record).await? {
+                        Ran::Done(Ok(())) => Input::Complete(phase),
+                        Ran::Done(Err(error)) => {
+                            let reason = error.to_string();
+                            job.notes.say(reason.clone());
+                            phases::take_down(&job).await;
+                            Input::Fail(phase, reason)
+                        }
+                        Ran::Overtaken => continue,
+                        Ran::Away => return Ok(Left::Away),
+                    };
+                    vec![Input::Log(job.notes.take()), ended]
+                }
+            };
+            if record.apply(inputs).await? == Recorded::Theirs {
+                return Ok(Left::Away);
+            }
+            if record.state().status.is_terminal() {
+                report(&record);
+            }
+        }
+    }
+
+    /// Runs a phase and records what it says meanwhile.
+    async fn phase(&self, phase: Phase, job: &Job, record: &mut Record) -> Result<Ran> {
+        let deadline = Instant::now() + phases::limit(phase, job);
+        let mut running = std::pin::pin!(within(deadline, phase, job));
+        let mut ticks =
+            tokio::time::interval_at(Instant::now() + RECORD_EVERY, RECORD_EVERY);
+        let mut looked = Instant::now();
+        loop {
+            tokio::select! {
+                done = &mut running => return Ok(Ran::Done(done)),
+                () = self.driver.0.stop.cancelled() => return Ok(Ran::Away),
+                _ = ticks.tick() => {}
+            }
+            let lines = job.notes.take();
+            let touch = now().since(record.changed_at()) >= TOUCH_EVERY;
+            if (touch || !lines.is_empty())
+                && record.apply([Input::Log(lines)]).await? == Recorded::Theirs
+            {
+                return Ok(Ran::Away);
+            }
+            if looked.elapsed() >= LOOK_EVERY {
+                looked = Instant::now();
+                let newer = self.newer(record).await?;
+                let seen = Seen {
+                    state: record.state(),
+                    newer: newer.as_deref(),
+                };
+                if matches!(decide(&seen), Step::GiveWay(_)) {
+                    return Ok(Ran::Overtaken);
+                }
+                job.notes.overtaken_by(newer);
+            }
+        }
+    }
+
+    /// The newest deployment of the agent that was accepted after this one and is not at its end.
+    async fn newer(&self, record: &Record) -> Result<Option<String>> {
+        let row = record.row();
+        let store = &self.driver.0.deps.store;
+        let unfinished = store.unfinished_deployments_of(&self.incarnation).await?;
+        let newest = unfinished.into_iter().next_back();
+        Ok(newest
+            .filter(|newest| (newest.created_at, &newest.id) > (row.created_at, &row.id))
+            .map(|newest| newest.id.to_string()))
+    }
+}
+
+/// A phase is idempotent, so what was away is tried again, as a whole, until the deadline.
+async fn within(deadline: Instant, phase: Phase, job: &Job) -> Result<()> {
+    let mut wait = BACKOFF.0;
+    let mut last = None;
+    loop {
+        let error = match tokio::time::timeout_at(deadline, phases::run(phase, job)).await {
+            Ok(Err(error)) if matches!(error.kind, Kind::Unavailable | Kind::Timeout) => error,
+            Ok(done) => return done,
+            Err(_) => return Err(too_late(phase, job, last)),
+        };
+        if last.as_ref() != Some(&error.message) {
+            job.notes.say(format!("{}; trying again", error.message));
+        }
+        last = Some(error.message);
+        if Instant::now() + wait >= deadline {
+            return Err(too_late(phase, job, last));
+        }
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(BACKOFF.1);
+    }
+}
+
+fn too_late(phase: Phase, job: &Job, last: Option<String>) -> Error {
+    let limit = phases::limit(phase, job);
+    let why = last.or_else(|| job.notes.waiting()).unwrap_or_default();
+    let why = if why.is_empty() {
+        why
+    } else {
+        format!(": {why}")
+    };
+    Error::new(
+        Kind::Timeout,
+        format!("{phase} did not finish within {limit:?}{why}"),
+    )
+}
+
+fn report(record: &Record) {
+    let row = record.row();
+    let state = record.state();
+    tracing::info!(
+        deployment.id = %row.id, agent.id = %row.agent_id, deployment.status = %state.status,
+        deployment.reason = state.reason.as_deref().unwrap_or_default(),
+        deployment.took_ms = u64::try_from(now().since(row.created_at).as_millis()).unwrap_or(u64::MAX),
+        "a deployment has ended"
+    );
+}

@@ -1,0 +1,136 @@
+//! Calls to executors: bounded, and with errors that say which executor.
+
+use crate::{Config, Deps, now};
+use domain::{
+    Error, Kind, Result,
+    id::{AccountId, NodeId, VersionId},
+};
+use proto::{
+    status::from_status,
+    v1::{self, executor_client::ExecutorClient},
+};
+use std::time::Duration;
+use store::nodes::Node;
+use tonic::{Code, Status, transport::Channel};
+
+/// How often a node that works for long is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+pub(crate) fn is_alive(node: &Node, config: &Config) -> bool {
+    now().since(node.heartbeat_at) < config.dead_after
+}
+
+/// The node if it lives.
+pub(crate) async fn alive(deps: &Deps, config: &Config, id: &NodeId) -> Result<Option<Node>> {
+    let nodes = deps.store.nodes().await?;
+    Ok(nodes
+        .into_iter()
+        .find(|node| node.id == *id && is_alive(node, config)))
+}
+
+fn client(deps: &Deps, node: &Node) -> Result<ExecutorClient<Channel>> {
+    Ok(ExecutorClient::new(deps.peers.channel(&node.address)?))
+}
+
+/// Our own executors never answer with `Unknown`: that is the connection's word.
+fn said(node: &Node, status: &Status) -> Error {
+    if status.code() == Code::Unknown {
+        return Error::unavailable(format!("executor {} does not answer", node.id))
+            .because(status.clone());
+    }
+    let error = from_status(status);
+    match error.kind {
+        Kind::Unavailable | Kind::Timeout => {
+            Error::new(error.kind, format!("executor {}: {}", node.id, error.message))
+        }
+        _ => error,
+    }
+}
+
+async fn bounded<T>(
+    node: &Node,
+    config: &Config,
+    call: impl Future<Output = std::result::Result<tonic::Response<T>, Status>>,
+) -> Result<T> {
+    match tokio::time::timeout(config.call, call).await {
+        Ok(Ok(answer)) => Ok(answer.into_inner()),
+        Ok(Err(status)) => Err(said(node, &status)),
+        Err(_) => Err(Error::new(
+            Kind::Timeout,
+            format!("executor {} did not answer within {:?}", node.id, config.call),
+        )),
+    }
+}
+
+pub(crate) async fn ensure(
+    (deps, config): (&Deps, &Config),
+    node: &Node,
+    account: &AccountId,
+    version: &VersionId,
+    generation: i64,
+) -> Result<()> {
+    let request = v1::EnsureRequest {
+        account: account.to_string(),
+        version_id: version.to_string(),
+        generation,
+    };
+    bounded(node, config, client(deps, node)?.ensure(request)).await?;
+    Ok(())
+}
+
+pub(crate) async fn inspect(
+    (deps, config): (&Deps, &Config),
+    node: &Node,
+    account: &AccountId,
+    version: &VersionId,
+) -> Result<v1::InspectReply> {
+    let request = v1::InspectRequest {
+        account: account.to_string(),
+        version_id: version.to_string(),
+    };
+    bounded(node, config, client(deps, node)?.inspect(request)).await
+}
+
+/// Builds a version's environment on a node; `log` hears what the installer says. Gives up when the node dies.
+pub(crate) async fn package(
+    (deps, config): (&Deps, &Config),
+    node: &Node,
+    request: v1::PackageRequest,
+    log: impl Fn(String),
+) -> Result<v1::PackageDone> {
+    let building = async {
+        let answer = client(deps, node)?
+            .package(request)
+            .await
+            .map_err(|status| said(node, &status))?;
+        let mut events = answer.into_inner();
+        while let Some(event) = events
+            .message()
+            .await
+            .map_err(|status| said(node, &status))?
+        {
+            match event.event {
+                Some(v1::package_event::Event::Log(line)) => log(line),
+                Some(v1::package_event::Event::Done(done)) => return Ok(done),
+                None => {}
+            }
+        }
+        Err(Error::unavailable(format!(
+            "executor {} stopped before the environment was built",
+            node.id
+        )))
+    };
+    let mut building = std::pin::pin!(building);
+    loop {
+        if let Ok(done) = tokio::time::timeout(LOOK_EVERY, &mut building).await {
+            return done;
+        }
+        let same = alive(deps, config, &node.id).await?;
+        if same.is_none_or(|same| same.boot_id != node.boot_id) {
+            return Err(Error::unavailable(format!(
+                "executor {} died before the environment was built",
+                node.id
+            )));
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! Deployments from accepted to their end, with a fake executor behind real gRPC, and deployers that die on the way.
+
+mod crashes;
+mod fake;
+mod road;
+mod world;

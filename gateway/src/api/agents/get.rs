@@ -1,0 +1,201 @@
+//! GET /agents/{id}.
+
+use super::living;
+use crate::{app::App, clock, door::Who, error::Answer, monitor, openapi, respond};
+use axum::{
+    extract::{Path, State},
+    response::Response,
+};
+use domain::{
+    Error, Timestamp,
+    agent::{Environment, Status},
+    instance::State as InstanceState,
+    metrics::{Granularity, Range},
+};
+use proto::v1::{QueryReply, Summary};
+use serde::Serialize;
+use store::{
+    agents::{Filter, Listed, Sort},
+    instances::ScalingEvent,
+};
+use utoipa::ToSchema;
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct AgentDetails {
+    agent_id: String,
+    metadata: Metadata,
+    deployment: DeploymentDetails,
+    performance: Performance,
+    scaling: ScalingDetails,
+    security: SecurityDetails,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct Metadata {
+    name: String,
+    description: String,
+    version: String,
+    tags: Vec<String>,
+    /// The id of the key that made it.
+    created_by: String,
+    #[schema(schema_with = openapi::time)]
+    created_at: Timestamp,
+    #[schema(schema_with = openapi::time)]
+    last_updated: Timestamp,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct DeploymentDetails {
+    #[schema(schema_with = openapi::environment)]
+    environment: Environment,
+    region: String,
+    api_endpoint: String,
+    #[schema(schema_with = openapi::agent_status)]
+    status: Status,
+    configuration: Limits,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Limits {
+    /// MB.
+    memory_limit: u32,
+    /// Seconds.
+    timeout: u32,
+    concurrent_executions: u32,
+}
+
+impl From<domain::agent::Configuration> for Limits {
+    fn from(from: domain::agent::Configuration) -> Self {
+        Self {
+            memory_limit: from.memory_limit_mb,
+            timeout: from.timeout_s,
+            concurrent_executions: from.concurrent_executions,
+        }
+    }
+}
+
+/// Null where nothing was measured, or where monitor does not answer.
+#[derive(Debug, Serialize, ToSchema)]
+struct Performance {
+    /// Percent of the last 24 hours.
+    uptime: Option<f64>,
+    total_requests: Option<u64>,
+    avg_response_time: Option<f64>,
+    error_rate: Option<f64>,
+    /// Requests a second over the last 5 to 10 minutes.
+    throughput: Option<f64>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct ScalingDetails {
+    current_instances: usize,
+    min_instances: u32,
+    max_instances: u32,
+    /// The newest, newest first.
+    scaling_events: Vec<ScalingLine>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct ScalingLine {
+    #[schema(schema_with = openapi::time)]
+    timestamp: Timestamp,
+    action: &'static str,
+    reason: String,
+    from_instances: u32,
+    to_instances: u32,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct SecurityDetails {
+    iam_role: Option<String>,
+    vpc_id: Option<String>,
+    security_groups: Vec<String>,
+    /// Of what is kept in secret: environment variables and the webhook secret.
+    encryption_status: &'static str,
+}
+
+/// Read an agent
+#[utoipa::path(get, path = "/api/v1/agents/{agent_id}", operation_id = "get_agent", tag = "agents",
+    params(("agent_id" = String, Path)), responses((status = 200, body = AgentDetails)))]
+pub async fn get(State(app): State<App>, who: Who, Path(agent_id): Path<String>) -> Answer<Response> {
+    let agent = living(&app, &who, &agent_id).await?;
+    let (account, id) = (&who.key.account, &agent.agent_id);
+    let filter = Filter {
+        agent_id: Some(id.clone()),
+        ..Filter::default()
+    };
+    let now = clock::now();
+    let day = Range::new(Timestamp(now.0 - 86_400_000), now, Granularity::FiveMinutes)?;
+    let (listed, instances, events, totals, day) = tokio::join!(
+        app.store.agents(account, &filter, (Sort::CreatedAt, true), 0, 1),
+        app.store.living_instances(account, id),
+        app.store.scaling_events(account, id, 50),
+        monitor::summaries(&app, account, vec![id.to_string()], Timestamp(0), None),
+        monitor::glance(&app, account, id, day),
+    );
+    let one = listed?.0.pop().ok_or_else(|| Error::not_found(format!("agent {id}")))?;
+    let runs = |state| matches!(state, InstanceState::Starting | InstanceState::Ready);
+    let current = instances?.iter().filter(|instance| runs(instance.state)).count();
+    let performance = performance(totals.map(|mut all| all.pop()), day, now);
+    Ok(respond::ok(&details(&app, one, current, events?, performance)))
+}
+
+fn details(app: &App, one: Listed, current_instances: usize, events: Vec<ScalingEvent>, performance: Performance) -> AgentDetails {
+    let (spec, agent) = (one.spec, one.agent);
+    let line = |event: ScalingEvent| ScalingLine {
+        timestamp: event.at,
+        action: event.action(),
+        from_instances: event.from_instances,
+        to_instances: event.to_instances,
+        reason: event.reason,
+    };
+    AgentDetails {
+        agent_id: agent.agent_id.to_string(),
+        metadata: Metadata {
+            name: spec.name,
+            description: spec.description,
+            version: spec.version.to_string(),
+            tags: spec.tags,
+            created_by: agent.created_by,
+            created_at: agent.created_at,
+            last_updated: one.last_updated,
+        },
+        deployment: DeploymentDetails {
+            environment: agent.environment,
+            region: app.config.region.clone(),
+            api_endpoint: app.endpoint_of(&agent.agent_id),
+            status: one.status,
+            configuration: spec.configuration.into(),
+        },
+        performance,
+        scaling: ScalingDetails {
+            current_instances,
+            min_instances: spec.scaling.min_instances,
+            max_instances: spec.scaling.max_instances,
+            scaling_events: events.into_iter().map(line).collect(),
+        },
+        security: SecurityDetails {
+            iam_role: spec.placement.iam_role_arn,
+            vpc_id: None,
+            security_groups: spec.placement.security_group_ids,
+            encryption_status: "encrypted",
+        },
+    }
+}
+
+/// `totals` is nothing where monitor is silent, and nothing within where the agent has never run.
+fn performance(totals: Option<Option<Summary>>, day: Option<QueryReply>, now: Timestamp) -> Performance {
+    let ran = totals.as_ref().and_then(Option::as_ref);
+    let recent = day.as_ref().and_then(|day| {
+        let newest = &day.buckets[day.buckets.len().checked_sub(2)?..];
+        let seconds = (now.0 - newest.first()?.start_ms).max(1) as f64 / 1000.0;
+        Some(newest.iter().map(|bucket| bucket.count).sum::<u64>() as f64 / seconds)
+    });
+    Performance {
+        uptime: day.as_ref().and_then(|day| day.uptime_percent),
+        total_requests: totals.as_ref().map(|_| ran.map_or(0, |ran| ran.total)),
+        avg_response_time: ran.and_then(|ran| ran.avg_ms),
+        error_rate: ran.and_then(|ran| monitor::error_rate(ran.failed, ran.total)),
+        throughput: recent,
+    }
+}

@@ -1,0 +1,30 @@
+//! Agents: deployed, listed, read, deleted.
+
+pub mod delete;
+pub mod deploy;
+pub mod get;
+pub mod instances;
+pub mod list;
+pub mod logs;
+pub mod request;
+pub mod versions;
+
+use crate::{app::App, door::Who, error::Answer};
+use domain::{Error, id::AgentId};
+use store::agents::Agent;
+
+/// The living agent of a path.
+pub async fn living(app: &App, who: &Who, agent_id: &str) -> Answer<Agent> {
+    let id = crate::door::reach(who, agent_id)?;
+    let agent = app.store.agent(&who.key.account, &id).await?;
+    Ok(agent.ok_or_else(|| Error::not_found(format!("agent {id}")))?)
+}
+
+/// The agent of a path that lives or once lived: its executions stay readable.
+pub async fn known(app: &App, who: &Who, agent_id: &str) -> Answer<AgentId> {
+    let id = crate::door::reach(who, agent_id)?;
+    if app.store.agent_ever_lived(&who.key.account, &id).await? {
+        return Ok(id);
+    }
+    Err(Error::not_found(format!("agent {id}")).into())
+}

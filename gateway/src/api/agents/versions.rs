@@ -1,0 +1,86 @@
+//! GET /agents/{id}/versions.
+
+use super::{get::Limits, living};
+use crate::{api::Pagination, app::App, door::Who, error::Answer, openapi, params::Params, respond};
+use axum::{
+    extract::{Path, State},
+    response::Response,
+};
+use domain::{Timestamp, agent::Environment, traffic::Traffic};
+use serde::Serialize;
+use store::versions::Version;
+use utoipa::ToSchema;
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct VersionList {
+    agent_id: String,
+    versions: Vec<VersionLine>,
+    pagination: Pagination,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct VersionLine {
+    version: String,
+    version_id: String,
+    name: String,
+    description: String,
+    tags: Vec<String>,
+    #[schema(schema_with = openapi::environment)]
+    environment: Environment,
+    entrypoint: String,
+    dependencies: Packages,
+    configuration: Limits,
+    /// SHA-256 of the code.
+    code_digest: String,
+    /// The share of the agent's requests that it answers, 0 to 100.
+    traffic_percentage: f64,
+    #[schema(schema_with = openapi::time)]
+    created_at: Timestamp,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct Packages {
+    python: Vec<String>,
+    system: Vec<String>,
+}
+
+/// List an agent's versions
+///
+/// Newest first.
+#[utoipa::path(get, path = "/api/v1/agents/{agent_id}/versions", operation_id = "list_versions", tag = "agents",
+    params(("agent_id" = String, Path), ("page" = Option<u32>, Query), ("limit" = Option<u32>, Query)),
+    responses((status = 200, body = VersionList)))]
+pub async fn versions(State(app): State<App>, who: Who, Path(agent_id): Path<String>, params: Params) -> Answer<Response> {
+    let agent = living(&app, &who, &agent_id).await?;
+    let page = params.page();
+    params.check()?;
+    let (versions, total) = app.store.versions(&agent.incarnation, page.offset(), page.limit).await?;
+    let traffic = app.store.traffic(&agent.incarnation).await?;
+    Ok(respond::ok(&VersionList {
+        agent_id: agent.agent_id.to_string(),
+        versions: versions.into_iter().map(|version| line(version, &traffic)).collect(),
+        pagination: Pagination::new(page, total),
+    }))
+}
+
+fn line(version: Version, traffic: &Traffic) -> VersionLine {
+    let weight = traffic.routes.iter().find(|route| route.version_id == version.id).map_or(0, |route| route.weight);
+    let spec = version.spec;
+    VersionLine {
+        version: spec.version.to_string(),
+        version_id: version.id.to_string(),
+        name: spec.name,
+        description: spec.description,
+        tags: spec.tags,
+        environment: spec.environment,
+        entrypoint: spec.entrypoint.into(),
+        dependencies: Packages {
+            python: spec.python.into_iter().map(String::from).collect(),
+            system: spec.system,
+        },
+        configuration: spec.configuration.into(),
+        code_digest: version.artifact,
+        traffic_percentage: f64::from(weight) / 10.0,
+        created_at: version.created_at,
+    }
+}

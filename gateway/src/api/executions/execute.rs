@@ -1,0 +1,264 @@
+//! POST /agents/{id}/execute: the hot path. The row is written beside the run, not before it.
+
+use super::{
+    background,
+    document::{self, ExecutionResult},
+    repeat,
+    request::{self, Asked, ExecuteRequest},
+    status_url, stream,
+};
+use crate::{app::App, body, clock, door, door::Who, error::{Answer, Refusal}, known::Chosen, respond, sse};
+use axum::{
+    extract::{Path, Request, State},
+    response::Response,
+};
+use domain::{
+    Error, Kind, Result, Timestamp,
+    execution::{Failure, FailureCode, FailurePhase, Mode, Options, Outcome, Status, Usage},
+    id::{AgentId, ExecutionId},
+    traffic::draw,
+};
+use proto::convert::{Execute, INLINE_BYTES, Reply};
+use std::time::Duration;
+use store::executions::{End, Key, New};
+use uuid::Uuid;
+
+/// What a sync caller waits beyond its execution's own time: for a cold start and a place in the queue …
+const QUEUE_ALLOWANCE: Duration = Duration::from_secs(60);
+/// … and for the answer to travel.
+const MARGIN: Duration = Duration::from_secs(10);
+
+/// One accepted execution on its way: the row to write and the command to send.
+pub struct Call {
+    pub new: New,
+    pub execute: Execute,
+    pub version: String,
+}
+
+impl Call {
+    fn key(&self) -> Key {
+        self.new.key.clone()
+    }
+
+    /// Inputs that do not travel are read from the row, so the row must be there first; and a caller's own id may be taken.
+    fn row_first(&self) -> bool {
+        self.new.body_digest.is_some() || self.execute.input.is_none()
+    }
+
+    /// For how long the answer is waited for.
+    pub fn deadline(&self) -> Duration {
+        wait_for(&self.new.options)
+    }
+}
+
+pub fn wait_for(options: &Options) -> Duration {
+    let attempts = if options.retry_explicit { options.retry.max_retries + 1 } else { 1 };
+    let waits: Duration = (1..=options.retry.max_retries).filter_map(|failed| options.retry.next(failed)).sum();
+    options.timeout() * attempts + waits + QUEUE_ALLOWANCE + MARGIN
+}
+
+/// Execute an agent
+///
+/// Waits for the outcome; with `execution_options.async` answers at once; with `Accept: text/event-stream` gives events
+/// `chunk`, `log`, `progress` and at last `result`, resumable by the same execution_id and `Last-Event-ID`. An agent that
+/// fails is an outcome (200 with `status`), not an error of this API.
+#[utoipa::path(post, path = "/api/v1/agents/{agent_id}/execute", operation_id = "execute_agent", tag = "executions",
+    params(("agent_id" = String, Path), ("Last-Event-ID" = Option<u64>, Header, description = "The last event that came, to go on after it")),
+    request_body = ExecuteRequest,
+    responses((status = 200, description = "The outcome, or for an async execution where to find it",
+            content((ExecutionAnswer = "application/json"), (String = "text/event-stream"))),
+        (status = 409, description = "The execution_id is known with another body, or nothing of the agent answers (`CONFLICT`)"),
+        (status = 429, description = "Every slot and every place in the queue is taken (`CAPACITY_EXHAUSTED`, with `Retry-After`)"),
+        (status = 504, description = "No outcome in time; the execution may still go on (`TIMEOUT`)")))]
+pub async fn execute(State(app): State<App>, who: Who, Path(agent_id): Path<String>, request: Request) -> Answer<Response> {
+    let accepted_at = clock::now();
+    let agent_id = door::reach(&who, &agent_id)?;
+    let streamed = sse::wanted(request.headers());
+    let after = sse::last_event_id(request.headers())?;
+    let bytes = body::read(request, app.config.max_execute_body_bytes).await?;
+    let asked = request::read(&bytes, &who)?;
+    drop(bytes);
+    let mode = match (asked.in_background, streamed) {
+        (true, true) => {
+            return Err(Error::fault("execution_options.async", "is true; allowed is false where events are accepted").into());
+        }
+        (true, false) => Mode::Async,
+        (false, true) => Mode::Stream,
+        (false, false) => Mode::Sync,
+    };
+    let known_as = asked.known_as.clone();
+    let call = match call(&app, &who, &agent_id, asked, mode, accepted_at).await {
+        Ok(call) => call,
+        // Nothing answers (any more), but what the caller asks again for may have been done before.
+        Err(refusal) => {
+            let Some((id, digest)) = known_as else { return Err(refusal) };
+            let key = Key { account: who.key.account.clone(), agent_id, id };
+            if app.store.execution(&key).await?.is_none() {
+                return Err(refusal);
+            }
+            return repeat::repeat(&app, key, &digest, mode, after).await;
+        }
+    };
+    match mode {
+        Mode::Sync => sync(&app, call).await,
+        Mode::Async => background::accept(&app, call).await,
+        Mode::Stream => stream::begin(&app, call, after).await,
+    }
+}
+
+async fn call(app: &App, who: &Who, agent_id: &AgentId, asked: Asked, mode: Mode, accepted_at: Timestamp) -> Answer<Call> {
+    let account = &who.key.account;
+    let agent = app.agents.get(&app.store, account, agent_id).await?;
+    let uuid = Uuid::now_v7();
+    let sticky = asked.caller.session_id.as_deref().or(asked.caller.user_id.as_deref());
+    let chance = (uuid.as_u128() & u128::from(u64::MAX)) as u64;
+    let Chosen { version_id, version, timeout_s } = agent.pick(agent_id, sticky.map_or(chance, draw))?;
+    let (id, body_digest) = match asked.known_as {
+        Some((id, digest)) => (id, Some(digest)),
+        None => (ExecutionId::from_uuid(uuid), None),
+    };
+    let options = Options {
+        mode,
+        priority: asked.priority,
+        timeout_s: asked.timeout_s.unwrap_or(timeout_s),
+        retry: asked.retry,
+        retry_explicit: asked.retry_explicit,
+        trace: asked.trace,
+    };
+    let travels = asked.input.get().len() <= INLINE_BYTES;
+    let execute = Execute {
+        account: account.clone(),
+        agent_id: agent_id.clone(),
+        version_id: version_id.clone(),
+        execution_id: id.clone(),
+        options: options.clone(),
+        caller: asked.caller.clone(),
+        input: travels.then(|| asked.input.clone()),
+        accepted_at,
+    };
+    let new = New {
+        key: Key {
+            account: account.clone(),
+            agent_id: agent_id.clone(),
+            id,
+        },
+        version_id: version_id.clone(),
+        mode,
+        priority: asked.priority,
+        body_digest,
+        caller: asked.caller,
+        options,
+        input: asked.input,
+        accepted_at,
+    };
+    Ok(Call {
+        new,
+        execute,
+        version: version.to_string(),
+    })
+}
+
+/// What came of writing the row and sending the command.
+pub enum Sent {
+    Replied(Result<Reply>),
+    /// The id is taken by this digest or another.
+    Taken(Key, String),
+}
+
+/// Writes the row and sends the command: side by side where that can be, the row handed in first.
+pub async fn send(app: &App, call: Call) -> Answer<Sent> {
+    let (deadline, row_first) = (call.deadline(), call.row_first());
+    let taken = (call.key(), call.new.body_digest.clone().unwrap_or_default());
+    let insert = app.store.insert_execution(call.new);
+    let run = app.bus.execute(&call.execute, deadline);
+    if row_first {
+        if !insert.await? {
+            return Ok(Sent::Taken(taken.0, taken.1));
+        }
+        return Ok(Sent::Replied(run.await));
+    }
+    let (inserted, reply) = tokio::join!(biased; insert, run);
+    if !inserted? {
+        return Err(Error::internal("a made execution id was taken").into());
+    }
+    Ok(Sent::Replied(reply))
+}
+
+async fn sync(app: &App, call: Call) -> Answer<Response> {
+    let (key, version, accepted_at) = (call.key(), call.version.clone(), call.new.accepted_at);
+    let waited = call.deadline();
+    let reply = match send(app, call).await? {
+        Sent::Replied(reply) => reply,
+        Sent::Taken(key, digest) => return repeat::repeat(app, key, &digest, Mode::Sync, None).await,
+    };
+    let outcome = match reply {
+        Ok(Reply::Outcome(outcome)) => outcome,
+        Ok(Reply::OutcomeByReference(outcome)) => with_output(app, &key, outcome).await?,
+        Ok(other) => return Err(unexpected(app, &key, other)),
+        Err(error) => return Err(unanswered(app, &key, accepted_at, waited, error).await),
+    };
+    Ok(respond::ok(&ExecutionResult::of(key.id.as_str(), Some(&version), &outcome)))
+}
+
+/// The output stayed in the row, which is complete before the answer is sent.
+pub async fn with_output(app: &App, key: &Key, mut outcome: Box<Outcome>) -> Answer<Box<Outcome>> {
+    let row = app.store.execution(key).await?;
+    let row = row.ok_or_else(|| Error::internal("an execution has no row to read its output from"))?;
+    outcome.output = row.output;
+    Ok(outcome)
+}
+
+/// There is no outcome; whoever refused has ended the row.
+pub fn unexpected(app: &App, key: &Key, reply: Reply) -> Refusal {
+    match reply {
+        Reply::Refused(error) => error.into(),
+        Reply::Outcome(_) | Reply::OutcomeByReference(_) | Reply::Accepted { .. } | Reply::Cancelled(_) => {
+            let message = format!("the executor's answer does not fit; read the outcome at {}", status_url(app, key));
+            Error::internal(message).into()
+        }
+    }
+}
+
+/// The bus has no answer. Where nobody can have begun it, nobody else will end the row.
+pub async fn unanswered(app: &App, key: &Key, accepted_at: Timestamp, waited: Duration, error: Error) -> Refusal {
+    if error.kind == Kind::Timeout {
+        let message = format!(
+            "no outcome within {} s; the execution may still go on, read it at {}",
+            waited.as_secs(),
+            status_url(app, key)
+        );
+        return Error::new(Kind::Timeout, message).because(error).into();
+    }
+    let now = clock::now();
+    let end = End {
+        key: key.clone(),
+        attempt: 0,
+        status: Status::Failed,
+        due_at: now,
+        started_at: None,
+        completed_at: Some(now),
+        attempts: Vec::new(),
+        instance_id: None,
+        output: None,
+        error: Some(Failure::new(FailureCode::InstanceCrashed, FailurePhase::Spawn, error.message.clone())),
+        duration_ms: 0.0,
+        queue_ms: now.since(accepted_at).as_secs_f64() * 1000.0,
+        usage: Usage::default(),
+    };
+    if let Err(error) = app.store.end_execution(end).await {
+        tracing::warn!(execution.id = %key.id, error = ?error, "an execution that nobody took was not ended; a sweep ends it");
+    }
+    error.into()
+}
+
+/// The documents of a 200.
+#[derive(utoipa::ToSchema)]
+#[schema(no_recursion)]
+#[expect(dead_code, reason = "a schema")]
+enum ExecutionAnswer {
+    #[schema(title = "Outcome")]
+    #[schema(value_type = ExecutionResult)]
+    Sync(document::ExecutionResult<'static>),
+    #[schema(title = "Accepted")]
+    Async(background::QueuedExecution),
+}

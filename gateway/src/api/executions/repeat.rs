@@ -1,0 +1,87 @@
+//! An execution id that is known already: the same body is the same execution, another body is a conflict.
+
+use super::{
+    background,
+    document::{ExecutionResult, outcome},
+    execute::wait_for,
+    status_url, stream, version_name,
+};
+use crate::{app::App, error::Answer, respond};
+use axum::response::Response;
+use domain::{Error, Kind, execution::Mode, log::Line};
+use std::time::Duration;
+use store::executions::{Execution, Key};
+use tokio::time::Instant;
+
+/// Between two looks at the row, growing from the first to the last.
+const FIRST_LOOK: Duration = Duration::from_millis(10);
+const LAST_LOOK: Duration = Duration::from_secs(1);
+/// Lines of one execution that are shown.
+pub const MOST_LINES: u32 = 5000;
+
+pub async fn repeat(app: &App, key: Key, digest: &str, mode: Mode, after: Option<u64>) -> Answer<Response> {
+    let row = look(app, &key).await?;
+    if row.body_digest.as_deref() != Some(digest) {
+        let message = format!("execution {} is known with another body; choose another execution_id", key.id);
+        return Err(Error::conflict(message).into());
+    }
+    match mode {
+        Mode::Async => Ok(background::answer(app, &key, row.status, row.completed_at.unwrap_or(row.accepted_at + row.options.timeout()))),
+        Mode::Stream => stream::resume(app, row, after).await,
+        Mode::Sync => {
+            let mut looks = Looks::new(wait_for(&row.options));
+            let row = looks.until_ended(app, &key).await?;
+            ended(app, row).await
+        }
+    }
+}
+
+async fn ended(app: &App, row: Execution) -> Answer<Response> {
+    let key = row.key.clone();
+    let version = version_name(app, &key.account, &row.version_id).await?;
+    let logs = lines(app, &key).await?;
+    let outcome = outcome(row, logs);
+    Ok(respond::ok(&ExecutionResult::of(key.id.as_str(), version.as_deref(), &outcome)))
+}
+
+/// The kept log lines of an execution.
+pub async fn lines(app: &App, key: &Key) -> Answer<Vec<Line>> {
+    let kept = app.store.execution_logs(key, -1, MOST_LINES).await?;
+    Ok(kept.into_iter().map(|kept| kept.line).collect())
+}
+
+async fn look(app: &App, key: &Key) -> Answer<Execution> {
+    let row = app.store.execution(key).await?;
+    Ok(row.ok_or_else(|| Error::internal("an execution is gone while it is asked for"))?)
+}
+
+/// Looks at a row again and again, less and less often.
+pub struct Looks {
+    pause: Duration,
+    until: Instant,
+}
+
+impl Looks {
+    pub fn new(limit: Duration) -> Self {
+        Self {
+            pause: FIRST_LOOK,
+            until: Instant::now() + limit,
+        }
+    }
+
+    /// The row with its outcome. Safe to cancel and to call again.
+    pub async fn until_ended(&mut self, app: &App, key: &Key) -> Answer<Execution> {
+        loop {
+            let row = look(app, key).await?;
+            if row.status.is_terminal() {
+                return Ok(row);
+            }
+            if Instant::now() >= self.until {
+                let message = format!("execution {} has no outcome yet; read it at {}", key.id, status_url(app, key));
+                return Err(Error::new(Kind::Timeout, message).into());
+            }
+            tokio::time::sleep(self.pause).await;
+            self.pause = (self.pause * 3 / 2).min(LAST_LOOK);
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! GET /agents/{id}/metrics.
+
+use crate::{api::agents::known, app::App, door::Who, error::Answer, monitor, openapi, params::Params, respond};
+use axum::{
+    extract::{Path, State},
+    response::Response,
+};
+use domain::{
+    Timestamp,
+    agent::metric_name,
+    metrics::{Granularity, Range},
+};
+use proto::v1::{Bucket, QueryReply};
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
+use utoipa::ToSchema;
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct AgentMetrics {
+    agent_id: String,
+    time_range: TimeRange,
+    metrics: Series,
+    summary: MetricsSummary,
+}
+
+/// As asked for, widened to whole buckets: `[start, end)`.
+#[derive(Debug, Serialize, ToSchema)]
+struct TimeRange {
+    #[schema(schema_with = openapi::time)]
+    start: Timestamp,
+    #[schema(schema_with = openapi::time)]
+    end: Timestamp,
+    #[schema(schema_with = openapi::granularity)]
+    granularity: Granularity,
+}
+
+/// One entry a bucket, empty ones too; a series that was not asked for is left out.
+#[derive(Debug, Default, Serialize, ToSchema)]
+struct Series {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    execution_count: Option<Vec<Count>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    response_time: Option<Vec<ResponseTime>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error_rate: Option<Vec<Figure>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    throughput: Option<Vec<Figure>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resource_usage: Option<Vec<Resources>>,
+    /// What agents report, under its own names: the sum in each bucket.
+    #[serde(flatten)]
+    custom: BTreeMap<String, Vec<Figure>>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct Count {
+    #[schema(schema_with = openapi::time)]
+    timestamp: Timestamp,
+    value: u64,
+}
+
+/// Null where nothing ran.
+#[derive(Debug, Serialize, ToSchema)]
+struct Figure {
+    #[schema(schema_with = openapi::time)]
+    timestamp: Timestamp,
+    value: Option<f64>,
+}
+
+/// Null where nothing ran.
+#[derive(Debug, Serialize, ToSchema)]
+struct ResponseTime {
+    #[schema(schema_with = openapi::time)]
+    timestamp: Timestamp,
+    avg: Option<f64>,
+    p50: Option<f64>,
+    p95: Option<f64>,
+    p99: Option<f64>,
+}
+
+/// Null: not measured over time.
+#[derive(Debug, Serialize, ToSchema)]
+struct Resources {
+    #[schema(schema_with = openapi::time)]
+    timestamp: Timestamp,
+    cpu: Option<f64>,
+    memory: Option<f64>,
+    disk: Option<f64>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct MetricsSummary {
+    total_executions: u64,
+    success_rate: Option<f64>,
+    avg_response_time: Option<f64>,
+    /// Of the busiest bucket.
+    peak_throughput: f64,
+    uptime: Option<f64>,
+}
+
+const KNOWN: [&str; 5] = ["execution_count", "response_time", "error_rate", "throughput", "resource_usage"];
+
+/// Read an agent's metrics
+#[utoipa::path(get, path = "/api/v1/agents/{agent_id}/metrics", operation_id = "get_metrics", tag = "metrics",
+    params(("agent_id" = String, Path),
+        ("start_time" = String, Query, description = "RFC 3339"), ("end_time" = String, Query, description = "RFC 3339"),
+        ("granularity" = Option<String>, Query, description = "1m, 5m (default), 1h or 1d"),
+        ("metrics" = Option<String>, Query, description = "Names of series, comma-separated; all by default")),
+    responses((status = 200, body = AgentMetrics)))]
+pub async fn get(State(app): State<App>, who: Who, Path(agent_id): Path<String>, params: Params) -> Answer<Response> {
+    let agent = known(&app, &who, &agent_id).await?;
+    let (start, end) = (needed_time(&params, "start_time"), needed_time(&params, "end_time"));
+    let granularity = params.parsed("granularity").unwrap_or(Granularity::FiveMinutes);
+    let wanted: Option<BTreeSet<&str>> = params.one("metrics").map(|names| names.split(',').map(str::trim).collect());
+    for name in wanted.iter().flatten() {
+        if let Err(what) = metric_name(name) {
+            params.fault("metrics", what);
+        }
+    }
+    params.check()?;
+    let range = Range::new(start, end, granularity)?;
+    let reply = monitor::query(&app, &who.key.account, &agent, range).await?;
+    Ok(respond::ok(&AgentMetrics {
+        agent_id: agent.to_string(),
+        time_range: TimeRange {
+            start: range.start,
+            end: range.end,
+            granularity,
+        },
+        summary: summary(&reply, granularity),
+        metrics: series(&reply.buckets, granularity, wanted.as_ref()),
+    }))
+}
+
+fn needed_time(params: &Params, name: &'static str) -> Timestamp {
+    if params.many(name).is_empty() {
+        params.fault(name, "is required; allowed is RFC 3339 with an offset, as 2026-01-31T09:30:00Z");
+    }
+    params.time(name).unwrap_or_default()
+}
+
+fn summary(reply: &QueryReply, granularity: Granularity) -> MetricsSummary {
+    let peak = reply.buckets.iter().map(|bucket| bucket.count).max().unwrap_or(0);
+    MetricsSummary {
+        total_executions: reply.total,
+        success_rate: monitor::error_rate(reply.total - reply.failed.min(reply.total), reply.total),
+        avg_response_time: reply.avg_ms,
+        peak_throughput: per_second(peak, granularity),
+        uptime: reply.uptime_percent,
+    }
+}
+
+fn per_second(count: u64, granularity: Granularity) -> f64 {
+    count as f64 * 1000.0 / granularity.millis() as f64
+}
+
+fn series(buckets: &[Bucket], granularity: Granularity, wanted: Option<&BTreeSet<&str>>) -> Series {
+    let is_wanted = |name: &str| wanted.is_none_or(|wanted| wanted.contains(name));
+    let at = |bucket: &Bucket| Timestamp(bucket.start_ms);
+    let figures = |name: &str, value: &dyn Fn(&Bucket) -> Option<f64>| {
+        let all = || buckets.iter().map(|bucket| Figure { timestamp: at(bucket), value: value(bucket) }).collect();
+        is_wanted(name).then(all)
+    };
+    let mut names: BTreeSet<&str> = buckets.iter().flat_map(|bucket| bucket.custom.keys().map(String::as_str)).collect();
+    names.extend(wanted.into_iter().flatten());
+    let custom = names.into_iter().filter(|name| !KNOWN.contains(name)).filter_map(|name| {
+        let of_name = figures(name, &|bucket| bucket.custom.get(name).copied())?;
+        Some((name.to_owned(), of_name))
+    });
+    Series {
+        execution_count: is_wanted("execution_count")
+            .then(|| buckets.iter().map(|bucket| Count { timestamp: at(bucket), value: bucket.count }).collect()),
+        response_time: is_wanted("response_time").then(|| {
+            let one = |bucket: &Bucket| ResponseTime {
+                timestamp: at(bucket),
+                avg: bucket.avg_ms,
+                p50: bucket.p50_ms,
+                p95: bucket.p95_ms,
+                p99: bucket.p99_ms,
+            };
+            buckets.iter().map(one).collect()
+        }),
+        error_rate: figures("error_rate", &|bucket| monitor::error_rate(bucket.failed, bucket.count)),
+        throughput: figures("throughput", &|bucket| Some(per_second(bucket.count, granularity))),
+        resource_usage: is_wanted("resource_usage").then(|| {
+            let one = |bucket: &Bucket| Resources {
+                timestamp: at(bucket),
+                cpu: None,
+                memory: None,
+                disk: None,
+            };
+            buckets.iter().map(one).collect()
+        }),
+        custom: custom.collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn empty_buckets_are_there_and_say_nothing_ran() {
+        let buckets = [
+            Bucket { start_ms: 0, count: 60, failed: 15, avg_ms: Some(2.0), custom: [("tokens".to_owned(), 5.0)].into(), ..Bucket::default() },
+            Bucket { start_ms: 60_000, ..Bucket::default() },
+        ];
+        let all = serde_json::to_value(series(&buckets, Granularity::Minute, None)).expect("JSON");
+        assert_eq!(all["throughput"][0]["value"], 1.0);
+        assert_eq!(all["error_rate"][0]["value"], 0.25);
+        assert_eq!((&all["execution_count"][1]["value"], &all["error_rate"][1]["value"]), (&0.into(), &serde_json::Value::Null));
+        assert_eq!((&all["tokens"][0]["value"], &all["tokens"][1]["value"]), (&5.0.into(), &serde_json::Value::Null));
+        let some = serde_json::to_value(series(&buckets, Granularity::Minute, Some(&BTreeSet::from(["throughput", "absent"])))).expect("JSON");
+        assert_eq!(some.as_object().expect("an object").keys().collect::<Vec<_>>(), ["absent", "throughput"]);
+    }
+}

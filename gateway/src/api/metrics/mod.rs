@@ -1,0 +1,3 @@
+//! Figures of agents over time.
+
+pub mod get;

@@ -1,0 +1,60 @@
+//! What every handler shares.
+
+use crate::{
+    config::Config,
+    keys::Keys,
+    known::Agents,
+    meter::Meter,
+    ready::Readiness,
+};
+use bus::Bus;
+use domain::Timestamp;
+use proto::peer::Peers;
+use std::{ops::Deref, sync::Arc};
+use store::Store;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+#[derive(Clone)]
+pub struct App(Arc<Shared>);
+
+pub struct Shared {
+    pub config: Config,
+    pub store: Store,
+    pub bus: Bus,
+    pub peers: Peers,
+    pub monitor_address: String,
+    /// What clients call us by, `…/api/v1`.
+    pub base_url: String,
+    pub started_at: Timestamp,
+    pub keys: Keys,
+    pub agents: Agents,
+    pub meter: Meter,
+    pub readiness: Readiness,
+    /// Changes that go on when their caller hangs up.
+    pub changes: TaskTracker,
+    /// Says to those who only follow that we go.
+    pub closing: CancellationToken,
+    pub estimates: crate::estimate::Estimates,
+}
+
+impl App {
+    pub fn new(shared: Shared) -> Self {
+        Self(Arc::new(shared))
+    }
+
+    pub fn agent_url(&self, agent: &domain::id::AgentId) -> String {
+        format!("{}/agents/{agent}", self.base_url)
+    }
+
+    pub fn endpoint_of(&self, agent: &domain::id::AgentId) -> String {
+        format!("{}/execute", self.agent_url(agent))
+    }
+}
+
+impl Deref for App {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}

@@ -1,0 +1,116 @@
+//! Takes a request's body in: declared as JSON, bounded in bytes, and never waited for without end.
+
+use crate::error::{Answer, Refusal};
+use axum::{
+    body::Body,
+    extract::Request,
+    http::{HeaderMap, header},
+};
+use bytes::{Bytes, BytesMut};
+use domain::{Error, Kind};
+use futures::StreamExt;
+use std::time::Duration;
+
+/// How long a client may be silent in the middle of a body.
+const SILENCE: Duration = Duration::from_secs(30);
+
+pub async fn read(request: Request, limit: usize) -> Answer<Bytes> {
+    if !is_json(request.headers()) {
+        return Err(Refusal::unsupported_media_type());
+    }
+    let declared = request
+        .headers()
+        .get(header::CONTENT_LENGTH)
+        .and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    if declared.is_some_and(|length| length > limit) {
+        return Err(too_large(limit).into());
+    }
+    collect(request.into_body(), limit).await
+}
+
+async fn collect(body: Body, limit: usize) -> Answer<Bytes> {
+    let mut chunks = body.into_data_stream();
+    let mut first = Bytes::new();
+    let mut rest: Option<BytesMut> = None;
+    loop {
+        let next = tokio::time::timeout(SILENCE, chunks.next()).await;
+        let Ok(next) = next else {
+            let message = format!("the body stopped for {} s; send it again", SILENCE.as_secs());
+            return Err(Error::new(Kind::Timeout, message).into());
+        };
+        let chunk = match next {
+            None => break,
+            Some(Ok(chunk)) => chunk,
+            Some(Err(error)) => {
+                return Err(Error::fault("body", "ended before its declared length").because(error).into());
+            }
+        };
+        let so_far = rest.as_ref().map_or(first.len(), BytesMut::len);
+        if so_far + chunk.len() > limit {
+            return Err(too_large(limit).into());
+        }
+        match &mut rest {
+            Some(rest) => rest.extend_from_slice(&chunk),
+            // Most bodies come in one piece and are not copied.
+            None if first.is_empty() => first = chunk,
+            None => {
+                let mut both = BytesMut::with_capacity((first.len() + chunk.len()) * 2);
+                both.extend_from_slice(&first);
+                both.extend_from_slice(&chunk);
+                rest = Some(both);
+            }
+        }
+    }
+    Ok(rest.map_or(first, BytesMut::freeze))
+}
+
+fn too_large(limit: usize) -> Error {
+    Error::new(Kind::TooLarge, format!("the body is too large; allowed are at most {limit} bytes"))
+}
+
+/// `application/json` or `application/…+json` (RFC 6838), with any parameters.
+fn is_json(headers: &HeaderMap) -> bool {
+    let Some(value) = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()) else {
+        return false;
+    };
+    let essence = value.split(';').next().unwrap_or("").trim();
+    let Some((kind, subtype)) = essence.split_once('/') else {
+        return false;
+    };
+    let suffix = subtype.len().checked_sub(5).and_then(|at| subtype.get(at..));
+    kind.eq_ignore_ascii_case("application")
+        && (subtype.eq_ignore_ascii_case("json") || suffix.is_some_and(|suffix| suffix.eq_ignore_ascii_case("+json")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(content_type: Option<&str>, body: &'static str) -> Request {
+        let mut builder = axum::http::Request::post("/");
+        if let Some(value) = content_type {
+            builder = builder.header(header::CONTENT_TYPE, value);
+        }
+        builder.body(Body::from(body)).expect("a request")
+    }
+
+    #[tokio::test]
+    async fn only_json_and_only_so_much() {
+        for good in ["application/json", "Application/JSON; charset=utf-8", "application/problem+json"] {
+            assert_eq!(read(request(Some(good), "{}"), 2).await.expect(good), "{}");
+        }
+        for bad in [None, Some("text/plain"), Some("application/x-www-form-urlencoded"), Some("json"), Some("application/jsonx")] {
+            assert!(read(request(bad, "{}"), 2).await.is_err(), "{bad:?}");
+        }
+        let large = read(request(Some("application/json"), "{} "), 2).await.expect_err("too large");
+        assert_eq!(large.kind(), Kind::TooLarge);
+    }
+
+    #[tokio::test]
+    async fn pieces_are_put_together_and_counted() {
+        let pieces = ["{\"a\"", ": [1, ", "2]", "}"];
+        let stream = || Body::from_stream(futures::stream::iter(pieces.map(Ok::<_, std::io::Error>)));
+        assert_eq!(collect(stream(), 100).await.expect("all"), "{\"a\": [1, 2]}");
+        assert!(collect(stream(), 10).await.is_err());
+    }
+}

@@ -1,0 +1,110 @@
+//! Which key a caller holds. Found by its keyed hash, remembered for a short while.
+
+use crate::{
+    cache::{Cache, Life},
+    clock, key,
+};
+use axum::http::{HeaderMap, header};
+use domain::{Error, Kind, Result, id::AccountId, key::Key};
+use std::{sync::Arc, time::Duration};
+use store::{Hash, Store};
+
+pub struct Keys {
+    good: Cache<Hash, Arc<Key>>,
+    /// Hashes that nobody holds: apart, so that garbage never pushes a good key out.
+    bad: Cache<Hash, ()>,
+}
+
+const GOOD: Life = Life {
+    fresh: Duration::from_secs(10),
+    kept: Duration::from_secs(30),
+};
+const BAD: Life = Life {
+    fresh: Duration::from_secs(2),
+    kept: Duration::from_secs(2),
+};
+
+impl Default for Keys {
+    fn default() -> Self {
+        Self {
+            good: Cache::new(50_000),
+            bad: Cache::new(10_000),
+        }
+    }
+}
+
+impl Keys {
+    /// The key of a request. What has not the form of a key costs nothing; a wrong key costs one hash, and one read every
+    /// other second. The comparison is by the hash of 256 bits, which a caller cannot steer.
+    pub async fn of(&self, store: &Store, headers: &HeaderMap) -> Result<Arc<Key>> {
+        let secret = bearer(headers)?;
+        let hash = store.hash_key(secret);
+        let key = self.find(store, &hash).await?.ok_or_else(refused)?;
+        if key.is_valid_at(clock::now()) {
+            Ok(key)
+        } else {
+            Err(refused())
+        }
+    }
+
+    async fn find(&self, store: &Store, hash: &Hash) -> Result<Option<Arc<Key>>> {
+        let life = |_: &Arc<Key>| GOOD;
+        let unknown = async || Ok(self.is_bad(store, hash).await?.map(Arc::new));
+        self.good.get(hash, life, unknown).await
+    }
+
+    async fn is_bad(&self, store: &Store, hash: &Hash) -> Result<Option<Key>> {
+        let mut found = None;
+        let read = async || {
+            found = store.key(hash).await?;
+            Ok(found.is_none().then_some(()))
+        };
+        self.bad.get(hash, |()| BAD, read).await?;
+        Ok(found)
+    }
+
+    pub fn forget_account(&self, account: &AccountId) {
+        self.good.forget_where(|_, key| key.account == *account);
+        self.bad.forget_where(|_, ()| true);
+    }
+
+    pub fn forget_all(&self) {
+        self.good.forget_where(|_, _| true);
+        self.bad.forget_where(|_, ()| true);
+    }
+}
+
+fn bearer(headers: &HeaderMap) -> Result<&str> {
+    let missing = || {
+        Error::new(
+            Kind::Unauthenticated,
+            "no key was sent; send it as authorization: Bearer akc_…",
+        )
+    };
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let value = values.next().ok_or_else(missing)?;
+    if values.next().is_some() {
+        return Err(missing());
+    }
+    let (scheme, secret) = value
+        .to_str()
+        .ok()
+        .and_then(|text| text.split_once(' '))
+        .ok_or_else(missing)?;
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return Err(missing());
+    }
+    let secret = secret.trim();
+    if key::has_form(secret) {
+        Ok(secret)
+    } else {
+        Err(refused())
+    }
+}
+
+fn refused() -> Error {
+    Error::new(
+        Kind::Unauthenticated,
+        "this key is not known, was revoked or has expired",
+    )
+}

@@ -1,0 +1,138 @@
+//! Agents as executing them needs them: remembered for seconds, dropped by the event that changes them.
+
+use crate::{
+    cache::{Cache, Life},
+    error::{Answer, Refusal},
+};
+use domain::{
+    Error, Result,
+    deployment::{Kind, Status},
+    id::{AccountId, AgentId, VersionId},
+    traffic::{Route, Traffic},
+};
+use std::{sync::Arc, time::Duration};
+use store::{Store, deployments::Deployment};
+
+#[derive(Debug)]
+pub struct Agent {
+    traffic: Traffic,
+    /// Beside the routes: what an execution takes from its version's configuration.
+    timeouts_s: Vec<u32>,
+    /// Where nothing answers: the newest deployment.
+    newest: Option<Deployment>,
+}
+
+/// The version that an execution goes to.
+#[derive(Debug, Clone, Copy)]
+pub struct Chosen<'a> {
+    pub version_id: &'a VersionId,
+    pub version: &'a semver::Version,
+    pub timeout_s: u32,
+}
+
+type Key = (AccountId, AgentId);
+
+pub struct Agents(Cache<Key, Arc<Agent>>);
+
+const ANSWERING: Life = Life {
+    fresh: Duration::from_secs(5),
+    kept: Duration::from_secs(10),
+};
+const SILENT: Life = Life {
+    fresh: Duration::from_millis(500),
+    kept: Duration::from_millis(500),
+};
+
+impl Default for Agents {
+    fn default() -> Self {
+        Self(Cache::new(20_000))
+    }
+}
+
+impl Agents {
+    pub async fn get(&self, store: &Store, account: &AccountId, agent: &AgentId) -> Result<Arc<Agent>> {
+        let key = (account.clone(), agent.clone());
+        let life = |agent: &Arc<Agent>| {
+            if agent.traffic.routes.is_empty() {
+                SILENT
+            } else {
+                ANSWERING
+            }
+        };
+        let found = self.0.get(&key, life, async || read(store, account, agent).await).await?;
+        found.ok_or_else(|| Error::not_found(format!("agent {agent}")))
+    }
+
+    pub fn forget(&self, account: AccountId, agent: AgentId) {
+        self.0.forget(&(account, agent));
+    }
+
+    pub fn forget_all(&self) {
+        self.0.forget_where(|_, _| true);
+    }
+}
+
+async fn read(store: &Store, account: &AccountId, id: &AgentId) -> Result<Option<Arc<Agent>>> {
+    let Some(agent) = store.agent(account, id).await? else {
+        return Ok(None);
+    };
+    let traffic = store.traffic(&agent.incarnation).await?;
+    let mut timeouts_s = Vec::with_capacity(traffic.routes.len());
+    for route in &traffic.routes {
+        let version = store.version(account, &route.version_id).await?;
+        let version = version.ok_or_else(|| Error::internal(format!("agent {id} has a route to no version")))?;
+        timeouts_s.push(version.spec.configuration.timeout_s);
+    }
+    let newest = if traffic.routes.is_empty() {
+        store.deployments(&agent.incarnation, 0, 1).await?.0.pop()
+    } else {
+        None
+    };
+    Ok(Some(Arc::new(Agent {
+        traffic,
+        timeouts_s,
+        newest,
+    })))
+}
+
+impl Agent {
+    /// Who answers a caller whose draw is `draw`, or why nobody does.
+    pub fn pick(&self, id: &AgentId, draw: u64) -> Answer<Chosen<'_>> {
+        let Some(route) = self.traffic.pick(draw) else {
+            return Err(self.nobody(id));
+        };
+        let same = |(other, _): &(&Route, &u32)| other.version_id == route.version_id;
+        let timeout_s = self.traffic.routes.iter().zip(&self.timeouts_s).find(same).map_or(30, |(_, timeout)| *timeout);
+        Ok(Chosen {
+            version_id: &route.version_id,
+            version: &route.version,
+            timeout_s,
+        })
+    }
+
+    fn nobody(&self, id: &AgentId) -> Refusal {
+        let Some(newest) = &self.newest else {
+            return Error::conflict(format!("agent {id} has no deployment; deploy it")).into();
+        };
+        let name = &newest.id;
+        match (newest.kind, newest.state.status) {
+            (Kind::Delete, Status::Deploying) => Error::conflict(format!("agent {id} is being deleted by deployment {name}")).into(),
+            (_, Status::Deploying) => {
+                let message = format!("agent {id} does not answer yet: deployment {name} is not finished; try again");
+                Refusal::from(Error::unavailable(message)).retry_after(2)
+            }
+            (_, Status::Failed) => {
+                let reason = newest.state.reason.as_deref().unwrap_or("see its phases");
+                let message = format!("agent {id} does not answer: deployment {name} failed ({reason}); deploy it again");
+                Refusal::from(Error::conflict(message)).with_logs(failed_logs(newest))
+            }
+            (_, status) => Error::conflict(format!("agent {id} does not answer: deployment {name} is {status}; deploy it again")).into(),
+        }
+    }
+}
+
+/// What the phase that failed wrote.
+pub fn failed_logs(deployment: &Deployment) -> Vec<String> {
+    let failed = deployment.state.phases.iter().find(|phase| phase.status == domain::deployment::PhaseStatus::Failed);
+    failed.map_or_else(Vec::new, |phase| phase.logs.clone())
+}

@@ -1,0 +1,208 @@
+//! The OpenAPI 3.1 document: the handlers' own words, and for every line of the table what its door may answer.
+
+use crate::{
+    error::{ErrorBody, ErrorDetails, ErrorEnvelope},
+    router::{Access, ENDPOINTS, Endpoint, Handlers},
+};
+use std::sync::LazyLock;
+use utoipa::{
+    OpenApi as _, ToSchema,
+    openapi::{
+        Components, Content, Info, LicenseBuilder, OpenApi, Ref, RefOr, ResponseBuilder,
+        header::HeaderBuilder,
+        path::Operation,
+        schema::{KnownFormat, ObjectBuilder, Schema, SchemaFormat, Type},
+        security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
+    },
+};
+
+static DOCUMENT: LazyLock<OpenApi> = LazyLock::new(build);
+
+pub fn document() -> &'static OpenApi {
+    &DOCUMENT
+}
+
+fn build() -> OpenApi {
+    let mut document = Handlers::openapi();
+    document.info = Info::new("Phalanx", env!("CARGO_PKG_VERSION"));
+    document.info.description = Some(
+        "Deploys, runs and watches AI agents written in Python. Times are RFC 3339 UTC with milliseconds; durations are milliseconds. \
+         Every failure has the same envelope with a stable code. `x-request-id` and `traceparent` are accepted; `x-request-id` is always returned."
+            .to_owned(),
+    );
+    document.info.license = Some(LicenseBuilder::new().name("Apache-2.0").identifier(Some("Apache-2.0")).build());
+    document.servers = None;
+    let components = document.components.get_or_insert_with(Components::new);
+    components.schemas.insert("ErrorEnvelope".to_owned(), schema::<ErrorEnvelope>());
+    components.schemas.insert("ErrorBody".to_owned(), schema::<ErrorBody>());
+    components.schemas.insert("ErrorDetails".to_owned(), schema::<ErrorDetails>());
+    let bearer = HttpBuilder::new()
+        .scheme(HttpAuthScheme::Bearer)
+        .bearer_format("akc_ + base64")
+        .description(Some("A key as it was shown once when it was made."))
+        .build();
+    components.add_security_scheme("key", SecurityScheme::Http(bearer));
+    for endpoint in ENDPOINTS {
+        if let Some(operation) = operation(&mut document, endpoint) {
+            complete(operation, endpoint);
+        }
+    }
+    document
+}
+
+fn schema<T: ToSchema>() -> RefOr<Schema> {
+    T::schema()
+}
+
+/// The document's operation of an endpoint.
+pub fn operation<'a>(document: &'a mut OpenApi, endpoint: &Endpoint) -> Option<&'a mut Operation> {
+    let item = document.paths.paths.get_mut(endpoint.path)?;
+    match endpoint.method {
+        "GET" => item.get.as_mut(),
+        "POST" => item.post.as_mut(),
+        "PUT" => item.put.as_mut(),
+        "DELETE" => item.delete.as_mut(),
+        _ => None,
+    }
+}
+
+/// What every endpoint of its kind may answer; a handler's own words about a status stay.
+fn complete(operation: &mut Operation, endpoint: &Endpoint) {
+    let mut may = vec![(500, "A fault of ours (`INTERNAL`)")];
+    match endpoint.access {
+        Access::Open => {}
+        Access::Key(any) | Access::KeyUnlessOpened(any) => {
+            let words: Vec<&str> = any.iter().map(|one| one.as_str()).collect();
+            let needs = format!("Needs a key with `{}`.", words.join("` or `"));
+            let said = operation.description.take().unwrap_or_default();
+            operation.description = Some(format!("{said}\n\n{needs}").trim().to_owned());
+            operation.security = Some(vec![SecurityRequirement::new::<_, [&str; 0], &str>("key", [])]);
+            may.push((401, "No valid key was sent (`UNAUTHENTICATED`)"));
+            may.push((403, "The key lacks a permission (`FORBIDDEN`)"));
+            may.push((503, "A part of the installation is not there right now (`UNAVAILABLE`, with `Retry-After`)"));
+        }
+    }
+    if endpoint.path.contains('{') {
+        may.push((404, "There is no such thing in reach of this key (`NOT_FOUND`)"));
+    }
+    if operation.request_body.is_some() {
+        may.push((413, "The body is too large (`PAYLOAD_TOO_LARGE`)"));
+        may.push((415, "The body is not declared as JSON (`UNSUPPORTED_MEDIA_TYPE`)"));
+        may.push((504, "The body or the answer did not come in time (`TIMEOUT`)"));
+    }
+    let has_query = operation.parameters.iter().flatten().any(|one| matches!(one, RefOr::T(one) if one.parameter_in == utoipa::openapi::path::ParameterIn::Query));
+    if has_query || operation.request_body.is_some() {
+        may.push((400, "The request has faults, all of them listed (`VALIDATION_FAILED`)"));
+    }
+    for (status, words) in may {
+        operation.responses.responses.entry(status.to_string()).or_insert_with(|| RefOr::T(ResponseBuilder::new().description(words).build()));
+    }
+    for (status, response) in &mut operation.responses.responses {
+        let RefOr::T(response) = response else { continue };
+        let id = HeaderBuilder::new().schema(Some(ObjectBuilder::new().schema_type(Type::String))).build();
+        response.headers.insert("x-request-id".to_owned(), id.into());
+        let failed = status.parse::<u16>().is_ok_and(|status| status >= 400);
+        if failed {
+            let envelope = Content::new(Some(Ref::from_schema_name("ErrorEnvelope")));
+            response.content.insert("application/json".to_owned(), envelope.into());
+        }
+    }
+}
+
+/// A moment: RFC 3339 UTC with milliseconds.
+pub fn time() -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(Type::String).format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime)))
+}
+
+pub fn maybe_time() -> ObjectBuilder {
+    time().schema_type(utoipa::openapi::schema::SchemaType::from_iter([Type::String, Type::Null]))
+}
+
+/// Any JSON.
+pub fn any() -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(utoipa::openapi::schema::SchemaType::AnyValue)
+}
+
+fn of_words(words: &'static [&'static str]) -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(Type::String).enum_values(Some(words.iter().copied()))
+}
+
+macro_rules! words {
+    ($($name:ident: $of:ty;)*) => {$(
+        pub fn $name() -> ObjectBuilder {
+            of_words(<$of>::WORDS)
+        }
+    )*};
+}
+
+words! {
+    environment: domain::agent::Environment;
+    agent_status: domain::agent::Status;
+    deployment_status: domain::deployment::Status;
+    deployment_kind: domain::deployment::Kind;
+    phase: domain::deployment::Phase;
+    phase_status: domain::deployment::PhaseStatus;
+    execution_status: domain::execution::Status;
+    execution_mode: domain::execution::Mode;
+    priority: domain::execution::Priority;
+    failure_code: domain::execution::FailureCode;
+    failure_phase: domain::execution::FailurePhase;
+    health: domain::health::Health;
+    level: domain::log::Level;
+    instance_state: domain::instance::State;
+    granularity: domain::metrics::Granularity;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn the_table_and_the_document_agree() {
+        let table: BTreeSet<String> = ENDPOINTS.iter().map(|e| format!("{} {}", e.method, e.path)).collect();
+        let json = serde_json::to_value(document()).expect("a document");
+        let mut documented = BTreeSet::new();
+        for (path, item) in json["paths"].as_object().expect("paths") {
+            for method in item.as_object().expect("an item").keys() {
+                documented.insert(format!("{} {path}", method.to_uppercase()));
+            }
+        }
+        assert_eq!(table, documented);
+        assert!(json["openapi"].as_str().is_some_and(|version| version.starts_with("3.1")), "{}", json["openapi"]);
+    }
+
+    #[test]
+    fn every_operation_says_what_it_is_and_how_it_fails() {
+        let mut document = document().clone();
+        for endpoint in ENDPOINTS {
+            let operation = operation(&mut document, endpoint).expect("documented");
+            assert!(operation.summary.as_ref().is_some_and(|words| words.len() > 5), "{}", endpoint.path);
+            let statuses: Vec<&String> = operation.responses.responses.keys().collect();
+            assert!(statuses.iter().any(|status| status.starts_with('2') || *status == "307"), "{} {statuses:?}", endpoint.path);
+            if endpoint.access != Access::Open {
+                for must in ["401", "403"] {
+                    assert!(operation.responses.responses.contains_key(must), "{} {must}", endpoint.path);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn operation_ids_are_unique_and_references_lead_somewhere() {
+        let json = serde_json::to_string(document()).expect("a document");
+        let value: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+        let schemas = value["components"]["schemas"].as_object().expect("schemas");
+        for part in json.split("#/components/schemas/").skip(1) {
+            let name = part.split('"').next().expect("a name");
+            assert!(schemas.contains_key(name), "{name}");
+        }
+        let mut ids = BTreeSet::new();
+        for item in value["paths"].as_object().expect("paths").values() {
+            for operation in item.as_object().expect("an item").values() {
+                let id = operation["operationId"].as_str().expect("an id");
+                assert!(ids.insert(id.to_owned()), "{id} twice");
+            }
+        }
+    }
+}
