@@ -212,8 +212,7 @@ impl Drive {
     async fn phase(&self, phase: Phase, job: &Job, record: &mut Record) -> Result<Ran> {
         let deadline = Instant::now() + phases::limit(phase, job);
         let mut running = std::pin::pin!(within(deadline, phase, job));
-        let mut ticks =
-            tokio::time::interval_at(Instant::now() + RECORD_EVERY, RECORD_EVERY);
+        let mut ticks = tokio::time::interval_at(Instant::now() + RECORD_EVERY, RECORD_EVERY);
         let mut looked = Instant::now();
         loop {
             tokio::select! {

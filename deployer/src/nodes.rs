@@ -40,9 +40,10 @@ fn said(node: &Node, status: &Status) -> Error {
     }
     let error = from_status(status);
     match error.kind {
-        Kind::Unavailable | Kind::Timeout => {
-            Error::new(error.kind, format!("executor {}: {}", node.id, error.message))
-        }
+        Kind::Unavailable | Kind::Timeout => Error::new(
+            error.kind,
+            format!("executor {}: {}", node.id, error.message),
+        ),
         _ => error,
     }
 }
@@ -57,7 +58,10 @@ async fn bounded<T>(
         Ok(Err(status)) => Err(said(node, &status)),
         Err(_) => Err(Error::new(
             Kind::Timeout,
-            format!("executor {} did not answer within {:?}", node.id, config.call),
+            format!(
+                "executor {} did not answer within {:?}",
+                node.id, config.call
+            ),
         )),
     }
 }

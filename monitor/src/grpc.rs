@@ -38,7 +38,11 @@ impl Service {
         let account: AccountId = word(&asked.account)?;
         let agent: AgentId = word(&asked.agent_id)?;
         let granularity: Granularity = word(&asked.granularity)?;
-        let range = Range::new(Timestamp(asked.start_ms), Timestamp(asked.end_ms), granularity)?;
+        let range = Range::new(
+            Timestamp(asked.start_ms),
+            Timestamp(asked.end_ms),
+            granularity,
+        )?;
         query::query(&self.config, &self.deps.store, (&account, &agent), range).await
     }
 
@@ -72,10 +76,7 @@ impl Service {
 
 #[tonic::async_trait]
 impl Monitor for Service {
-    async fn query(
-        &self,
-        request: Request<QueryRequest>,
-    ) -> Result<Response<QueryReply>, Status> {
+    async fn query(&self, request: Request<QueryRequest>) -> Result<Response<QueryReply>, Status> {
         let answer = self.ask(request.into_inner()).await;
         answer.map(Response::new).map_err(|error| to_status(&error))
     }

@@ -56,7 +56,14 @@ pub async fn each(
     let (mut from, mut slice, mut seen) = (which.from, config.slice, 0);
     loop {
         let rows = store
-            .figures(which.account, which.agent, which.version, from, which.to, slice)
+            .figures(
+                which.account,
+                which.agent,
+                which.version,
+                from,
+                which.to,
+                slice,
+            )
             .await?;
         let whole = rows.len() < slice as usize;
         let last = rows.last().map_or(from, |row| row.completed_at);

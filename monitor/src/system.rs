@@ -69,10 +69,15 @@ impl System {
         let ago = |time: Duration| domain::Timestamp(at.0 - time.as_millis() as i64);
         let (database, bus, nodes, agents, executions, lines) = tokio::join!(
             timed(limit, store.ping()),
-            timed(limit, async { self.deps.bus.ping().await.map_err(domain::Error::from) }),
+            timed(limit, async {
+                self.deps.bus.ping().await.map_err(domain::Error::from)
+            }),
             within(limit, store.nodes()),
             within(limit, store.count_agents(account)),
-            within(limit, store.count_ended_executions(ago(Duration::from_secs(60)), at)),
+            within(
+                limit,
+                store.count_ended_executions(ago(Duration::from_secs(60)), at)
+            ),
             within(limit, store.count_logs(ago(LOG_WINDOW), at)),
         );
         let nodes: Vec<Node> = nodes
@@ -102,7 +107,9 @@ impl System {
             database_connections: Some(store.connections()),
             // Figures are read from the executions' rows themselves.
             metrics_lag_s: Some(0.0),
-            logs_per_s: lines.ok().map(|lines| lines as f64 / LOG_WINDOW.as_secs_f64()),
+            logs_per_s: lines
+                .ok()
+                .map(|lines| lines as f64 / LOG_WINDOW.as_secs_f64()),
             nodes: nodes
                 .iter()
                 .map(|node| NodeLevel {

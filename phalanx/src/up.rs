@@ -75,7 +75,7 @@ pub async fn run(settings: Settings) -> Result<()> {
     rooms.spawn(deployer.serve(stop.rooms.clone()));
     let mut front: JoinSet<domain::Result<()>> = JoinSet::new();
     front.spawn(gateway.serve(stop.front.clone()));
-    readiness.ready();
+    readiness.set(true);
     welcome::print(&address, &dir.path, first_key.as_deref());
 
     let ended_early = tokio::select! {

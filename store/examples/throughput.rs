@@ -21,7 +21,10 @@ async fn main() -> domain::Result<()> {
     let directory = std::env::temp_dir().join(format!("phalanx-throughput-{}", std::process::id()));
     std::fs::create_dir_all(&directory).expect("a directory for the database");
     let config = match std::env::args().nth(1) {
-        Some(url) => Config::Postgres { url, connections: 8 },
+        Some(url) => Config::Postgres {
+            url,
+            connections: 8,
+        },
         None => Config::Sqlite {
             path: directory.join("store.db"),
         },
@@ -44,7 +47,10 @@ async fn main() -> domain::Result<()> {
         }
         let seconds = begun.elapsed().as_secs_f64();
         let rate = f64::from(callers * each) / seconds;
-        println!("{callers:>4} callers: {rate:>8.0} executions/s (insert + end), {:>7.3} ms each", seconds * 1000.0 / f64::from(each));
+        println!(
+            "{callers:>4} callers: {rate:>8.0} executions/s (insert + end), {:>7.3} ms each",
+            seconds * 1000.0 / f64::from(each)
+        );
     }
     store.close().await;
     std::fs::remove_dir_all(directory).expect("the database's directory");
@@ -55,7 +61,9 @@ async fn run(store: &Store, id: &str) -> domain::Result<()> {
     let key = Key {
         account: "throughput".parse().expect("an id"),
         agent_id: "echo".parse().expect("an id"),
-        id: format!("{id}-{}", std::process::id()).parse().expect("an id"),
+        id: format!("{id}-{}", std::process::id())
+            .parse()
+            .expect("an id"),
     };
     let new = New {
         key: key.clone(),

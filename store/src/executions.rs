@@ -454,7 +454,11 @@ impl Store {
     }
 
     /// How many executions of a version have no outcome yet.
-    pub async fn open_executions_of_version(&self, account: &AccountId, version: &VersionId) -> Result<u64> {
+    pub async fn open_executions_of_version(
+        &self,
+        account: &AccountId,
+        version: &VersionId,
+    ) -> Result<u64> {
         let sql = "SELECT COUNT(*) FROM executions WHERE status IN ('queued', 'running') AND account = $1 AND version_id = $2";
         let count: (i64,) = read!(self, pool => sqlx::query_as(sql).bind(account.as_str()).bind(version.as_str()).fetch_one(pool).await).map_err(failed)?;
         Ok(u64::try_from(count.0).unwrap_or(0))
@@ -511,7 +515,9 @@ impl Store {
     /// Executions that ended in `[from, to)` over all accounts, for system health.
     pub async fn count_ended_executions(&self, from: Timestamp, to: Timestamp) -> Result<u64> {
         let sql = "SELECT COUNT(*) FROM executions WHERE completed_at >= $1 AND completed_at < $2";
-        let count: (i64,) = read!(self, pool => sqlx::query_as(sql).bind(from.0).bind(to.0).fetch_one(pool).await).map_err(failed)?;
+        let count: (i64,) =
+            read!(self, pool => sqlx::query_as(sql).bind(from.0).bind(to.0).fetch_one(pool).await)
+                .map_err(failed)?;
         Ok(u64::try_from(count.0).unwrap_or(0))
     }
 }

@@ -75,15 +75,30 @@ async fn nothing_on_the_path_of_an_execution_scans_the_executions() {
     let config = Config::Sqlite {
         path: directory.join("store.db"),
     };
-    let store = Store::open(&config, Secrets::new(&[7; 32]).expect("32 bytes")).await.expect("opens");
-    let Db::Lite { write, .. } = &store.db else { panic!("SQLite") };
+    let store = Store::open(&config, Secrets::new(&[7; 32]).expect("32 bytes"))
+        .await
+        .expect("opens");
+    let Db::Lite { write, .. } = &store.db else {
+        panic!("SQLite")
+    };
     let count = 100_000;
     let mut transaction = write.begin().await.expect("begins");
     for from in (0..count).step_by(500) {
         let rows: Vec<New> = (from..from + 500).map(new).collect();
-        New::statement(rows.iter()).build().execute(&mut *transaction).await.expect("inserts");
-        let rows: Vec<End> = (from..from + 500).filter(|n| n % 100 != 0).map(end).collect();
-        End::statement(rows.iter()).build().execute(&mut *transaction).await.expect("ends");
+        New::statement(rows.iter())
+            .build()
+            .execute(&mut *transaction)
+            .await
+            .expect("inserts");
+        let rows: Vec<End> = (from..from + 500)
+            .filter(|n| n % 100 != 0)
+            .map(end)
+            .collect();
+        End::statement(rows.iter())
+            .build()
+            .execute(&mut *transaction)
+            .await
+            .expect("ends");
     }
     transaction.commit().await.expect("commits");
 
@@ -108,14 +123,48 @@ async fn nothing_on_the_path_of_an_execution_scans_the_executions() {
     // With and without what ANALYZE learns.
     for analyzed in [false, true] {
         if analyzed {
-            sqlx::query("ANALYZE").execute(write).await.expect("analyzes");
+            sqlx::query("ANALYZE")
+                .execute(write)
+                .await
+                .expect("analyzes");
         }
         let statements: [(&str, String); 12] = [
-            ("start one", Start::statement::<sqlx::Sqlite>(std::iter::once(&start)).sql().as_str().to_owned()),
-            ("start many", Start::statement::<sqlx::Sqlite>(starts.iter()).sql().as_str().to_owned()),
-            ("end one", End::statement::<sqlx::Sqlite>(std::iter::once(&ends[0])).sql().as_str().to_owned()),
-            ("end many", End::statement::<sqlx::Sqlite>(ends.iter()).sql().as_str().to_owned()),
-            ("progress", progress.statement::<sqlx::Sqlite>().sql().as_str().to_owned()),
+            (
+                "start one",
+                Start::statement::<sqlx::Sqlite>(std::iter::once(&start))
+                    .sql()
+                    .as_str()
+                    .to_owned(),
+            ),
+            (
+                "start many",
+                Start::statement::<sqlx::Sqlite>(starts.iter())
+                    .sql()
+                    .as_str()
+                    .to_owned(),
+            ),
+            (
+                "end one",
+                End::statement::<sqlx::Sqlite>(std::iter::once(&ends[0]))
+                    .sql()
+                    .as_str()
+                    .to_owned(),
+            ),
+            (
+                "end many",
+                End::statement::<sqlx::Sqlite>(ends.iter())
+                    .sql()
+                    .as_str()
+                    .to_owned(),
+            ),
+            (
+                "progress",
+                progress
+                    .statement::<sqlx::Sqlite>()
+                    .sql()
+                    .as_str()
+                    .to_owned(),
+            ),
             ("page", page.clone()),
             ("count", total.clone()),
             ("filtered page", filtered.clone()),
@@ -128,16 +177,25 @@ async fn nothing_on_the_path_of_an_execution_scans_the_executions() {
             let steps = plan(write, sql).await;
             let scans = steps
                 .lines()
-                .filter(|step| step.starts_with("SCAN e") || step.starts_with("SCAN executions") || step.starts_with("SCAN logs"))
+                .filter(|step| {
+                    step.starts_with("SCAN e")
+                        || step.starts_with("SCAN executions")
+                        || step.starts_with("SCAN logs")
+                })
                 .filter(|step| !step.contains("LIMIT"));
             assert_eq!(scans.count(), 0, "{name} (analyzed: {analyzed}):\n{steps}");
             if name.starts_with("start") || name.starts_with("end") || name == "progress" {
-                assert!(steps.contains("(account=? AND agent_id=? AND id=?)"), "{name} (analyzed: {analyzed}):\n{steps}");
+                assert!(
+                    steps.contains("(account=? AND agent_id=? AND id=?)"),
+                    "{name} (analyzed: {analyzed}):\n{steps}"
+                );
             }
             if name == "page" || name == "unfinished" || name == "figures" {
-                assert!(!steps.contains("TEMP B-TREE"), "{name} sorts (analyzed: {analyzed}):\n{steps}");
+                assert!(
+                    !steps.contains("TEMP B-TREE"),
+                    "{name} sorts (analyzed: {analyzed}):\n{steps}"
+                );
             }
-            println!("{name} (analyzed: {analyzed}):\n{steps}\n");
         }
     }
     store.close().await;

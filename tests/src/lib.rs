@@ -1,1 +1,18 @@
-//! tests
+//! The harness of the tests that go in by the front door: the real program as a child process, and a small client of it.
+//!
+//! In: sources of agents and JSON. Out: what the API answered. Nothing of Phalanx's own is linked in: what these
+//! tests see is what a caller sees.
+//!
+//! Waiting is always for a level with a deadline ([`wait`]); there is no sleep that stands for "by now it should have".
+
+pub mod client;
+pub mod cluster;
+pub mod fixtures;
+pub mod program;
+pub mod remains;
+pub mod sse;
+pub mod wait;
+
+pub use client::{Answer, Client};
+pub use cluster::{Cluster, Options};
+pub use serde_json::{Value, json};

@@ -19,7 +19,11 @@ pub async fn run(job: &Job) -> Result<()> {
     } else {
         scaling.min_instances.max(1)
     };
-    let wanted = if version.spec.health_check.enabled { 2 } else { 1 };
+    let wanted = if version.spec.health_check.enabled {
+        2
+    } else {
+        1
+    };
     let (mut good, mut pace) = (0, Pace::new());
     loop {
         let ready = provision::ready(job, &hosts).await?;
@@ -43,7 +47,9 @@ pub async fn run(job: &Job) -> Result<()> {
 async fn provision_the_lost(job: &Job, hosts: &[Node]) -> Result<()> {
     let version = job.version()?;
     let store = &job.deps.store;
-    let placed = store.envelopes_of_version(&version.account, &version.id).await?;
+    let placed = store
+        .envelopes_of_version(&version.account, &version.id)
+        .await?;
     let serves = |node: &Node| {
         placed.iter().any(|placed| {
             placed.node_id == node.id && placed.envelope.state == envelope::State::Serving
@@ -52,6 +58,7 @@ async fn provision_the_lost(job: &Job, hosts: &[Node]) -> Result<()> {
     if hosts.iter().all(serves) {
         return Ok(());
     }
-    job.notes.say("an executor was lost; another one takes its place");
+    job.notes
+        .say("an executor was lost; another one takes its place");
     provision::run(job).await
 }

@@ -57,7 +57,11 @@ impl Job {
             .envelopes_of_agent(&version.account, &version.incarnation)
             .await?;
         let nodes = store.nodes().await?;
-        let free = |node: &Node| node.capacity.memory_mb.saturating_sub(node.capacity.promised_mb);
+        let free = |node: &Node| {
+            node.capacity
+                .memory_mb
+                .saturating_sub(node.capacity.promised_mb)
+        };
         let candidates: Vec<place::Candidate> = nodes
             .iter()
             .map(|node| place::Candidate {
@@ -72,13 +76,20 @@ impl Job {
             .map(|placed| placed.node_id.clone())
             .collect();
         let need = u64::from(version.spec.configuration.memory_limit_mb);
-        let roomy = |id: &NodeId| nodes.iter().any(|node| node.id == *id && free(node) >= need);
+        let roomy = |id: &NodeId| {
+            nodes
+                .iter()
+                .any(|node| node.id == *id && free(node) >= need)
+        };
         let agents: Vec<NodeId> = placed
             .iter()
             .map(|placed| placed.node_id.clone())
             .filter(roomy)
             .collect();
-        let hosting = if candidates.iter().any(|c| c.alive && own.contains(&c.node_id)) {
+        let hosting = if candidates
+            .iter()
+            .any(|c| c.alive && own.contains(&c.node_id))
+        {
             own
         } else {
             agents

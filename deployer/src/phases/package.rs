@@ -25,7 +25,10 @@ pub async fn on(job: &Job, node: &Node) -> Result<()> {
     let request = v1::PackageRequest {
         account: version.account.to_string(),
         version_id: version.id.to_string(),
-        lock: kept.as_ref().map(|kept| kept.lock.clone()).unwrap_or_default(),
+        lock: kept
+            .as_ref()
+            .map(|kept| kept.lock.clone())
+            .unwrap_or_default(),
     };
     job.notes
         .wait_for(format!("executor {} builds the environment", node.id));
@@ -36,11 +39,15 @@ pub async fn on(job: &Job, node: &Node) -> Result<()> {
                 lock: done.lock,
                 digest: done.digest.clone(),
             };
-            store.keep_lock(&version.account, &version.id, &lock).await?;
+            store
+                .keep_lock(&version.account, &version.id, &lock)
+                .await?;
             // The first one stays: another process may have been quicker, with another lock.
             let stays = store.lock(&version.account, &version.id).await?;
             if stays.is_some_and(|stays| stays.digest != lock.digest) {
-                return Err(Error::unavailable("another process resolved the dependencies"));
+                return Err(Error::unavailable(
+                    "another process resolved the dependencies",
+                ));
             }
         }
         Some(kept) if kept.digest != done.digest => {
@@ -54,7 +61,11 @@ pub async fn on(job: &Job, node: &Node) -> Result<()> {
     job.notes.say(format!(
         "environment {} is {} on executor {}",
         done.digest.get(..12).unwrap_or(&done.digest),
-        if done.reused { "there already" } else { "built" },
+        if done.reused {
+            "there already"
+        } else {
+            "built"
+        },
         node.id
     ));
     job.notes.noted().packaged.insert(place);

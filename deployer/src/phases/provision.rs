@@ -27,7 +27,15 @@ pub async fn run(job: &Job) -> Result<()> {
         let store = &job.deps.store;
         // A new generation every time: with it the executor proves anew that the agent starts.
         let generation = store
-            .place(&version.account, &node.id, &version.id, envelope::State::Serving, min, max, now())
+            .place(
+                &version.account,
+                &node.id,
+                &version.id,
+                envelope::State::Serving,
+                min,
+                max,
+                now(),
+            )
             .await?;
         nodes::ensure(job.means(), node, &version.account, &version.id, generation).await?;
         job.notes.say(format!(
@@ -61,7 +69,11 @@ pub async fn ready(job: &Job, hosts: &[Node]) -> Result<u32> {
             return Err(error);
         }
         let state = domain::instance::State::Ready.as_str();
-        ready += look.instances.iter().filter(|one| one.state == state).count();
+        ready += look
+            .instances
+            .iter()
+            .filter(|one| one.state == state)
+            .count();
     }
     Ok(u32::try_from(ready).unwrap_or(u32::MAX))
 }
@@ -87,7 +99,10 @@ fn refusal(job: &Job, look: &v1::InspectReply) -> Result<Option<Error>> {
         .map_or(String::new(), |name| format!("{name}: "));
     Ok(Some(Error::new(
         Kind::Conflict,
-        format!("the agent cannot start ({}): {what}{}", failure.phase, failure.message),
+        format!(
+            "the agent cannot start ({}): {what}{}",
+            failure.phase, failure.message
+        ),
     )))
 }
 
@@ -103,7 +118,10 @@ fn bounds(scaling: &Scaling) -> (u32, u32) {
 
 /// One node's part of an envelope: the first ones take what is left over, and nobody's maximum is zero.
 fn share(min: u32, max: u32, at: usize, of: usize) -> (u32, u32) {
-    let (at, of) = (u32::try_from(at).unwrap_or(0), u32::try_from(of).unwrap_or(1).max(1));
+    let (at, of) = (
+        u32::try_from(at).unwrap_or(0),
+        u32::try_from(of).unwrap_or(1).max(1),
+    );
     let part = |all: u32| all / of + u32::from(at < all % of);
     (part(min), part(max).max(1).max(part(min)))
 }
@@ -112,7 +130,10 @@ fn share(min: u32, max: u32, at: usize, of: usize) -> (u32, u32) {
 async fn leave_others(job: &Job, hosts: &[Node]) -> Result<()> {
     let version = job.version()?;
     let store = &job.deps.store;
-    for placed in store.envelopes_of_version(&version.account, &version.id).await? {
+    for placed in store
+        .envelopes_of_version(&version.account, &version.id)
+        .await?
+    {
         if hosts.iter().all(|node| node.id != placed.node_id) {
             super::take_down::let_go(job, &placed).await?;
         }

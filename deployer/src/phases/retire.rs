@@ -14,7 +14,9 @@ const GRACE: Duration = Duration::from_secs(5);
 pub async fn run(job: &Job) -> Result<()> {
     let row = &job.deployment;
     let store = &job.deps.store;
-    let placed = store.envelopes_of_agent(&row.account, &row.incarnation).await?;
+    let placed = store
+        .envelopes_of_agent(&row.account, &row.incarnation)
+        .await?;
     let others: Vec<Placed> = placed
         .into_iter()
         .filter(|placed| Some(&placed.envelope.version_id) != row.version_id.as_ref())
@@ -46,7 +48,15 @@ async fn begin(job: &Job, placed: &Placed) -> Result<()> {
     if placed.envelope.state != envelope::State::Retiring {
         let store = &job.deps.store;
         generation = store
-            .place(&placed.account, &placed.node_id, version, envelope::State::Retiring, 0, 0, now())
+            .place(
+                &placed.account,
+                &placed.node_id,
+                version,
+                envelope::State::Retiring,
+                0,
+                0,
+                now(),
+            )
             .await?;
     }
     if let Some(node) = nodes::alive(&job.deps, &job.config, &placed.node_id).await?
@@ -63,7 +73,9 @@ async fn bound(job: &Job, others: &[Placed]) -> Result<Duration> {
     let mut longest = Duration::ZERO;
     for placed in others {
         let store = &job.deps.store;
-        let version = store.version(&placed.account, &placed.envelope.version_id).await?;
+        let version = store
+            .version(&placed.account, &placed.envelope.version_id)
+            .await?;
         if let Some(version) = version {
             longest = longest.max(version.spec.configuration.timeout());
         }
@@ -132,7 +144,9 @@ async fn delete(job: &Job) -> Result<()> {
     // A second deletion must not touch a new agent of the same id.
     let living = store.agent(&row.account, &row.agent_id).await?;
     if living.is_some_and(|living| living.incarnation == row.incarnation) {
-        store.revoke_agent_keys(&row.account, &row.agent_id, at).await?;
+        store
+            .revoke_agent_keys(&row.account, &row.agent_id, at)
+            .await?;
         store.mark_agent_deleted(&row.incarnation, at).await?;
     }
     tell(

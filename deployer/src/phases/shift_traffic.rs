@@ -15,7 +15,13 @@ pub async fn run(job: &Job) -> Result<()> {
     };
     let store = &job.deps.store;
     store
-        .set_traffic(&row.account, &row.agent_id, &row.incarnation, &traffic, now())
+        .set_traffic(
+            &row.account,
+            &row.agent_id,
+            &row.incarnation,
+            &traffic,
+            now(),
+        )
         .await?;
     let changed = Event::TrafficChanged(TrafficChanged {
         account: row.account.to_string(),

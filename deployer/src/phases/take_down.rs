@@ -18,10 +18,17 @@ async fn all(job: &Job) -> Result<()> {
     };
     let store = &job.deps.store;
     let traffic = store.traffic(&version.incarnation).await?;
-    if traffic.routes.iter().any(|route| route.version_id == version.id) {
+    if traffic
+        .routes
+        .iter()
+        .any(|route| route.version_id == version.id)
+    {
         return Ok(());
     }
-    for placed in store.envelopes_of_version(&version.account, &version.id).await? {
+    for placed in store
+        .envelopes_of_version(&version.account, &version.id)
+        .await?
+    {
         let_go(job, &placed).await?;
     }
     Ok(())
@@ -32,7 +39,15 @@ pub(crate) async fn let_go(job: &Job, placed: &Placed) -> Result<()> {
     let version = &placed.envelope.version_id;
     let store = &job.deps.store;
     let generation = store
-        .place(&placed.account, &placed.node_id, version, envelope::State::Retired, 0, 0, now())
+        .place(
+            &placed.account,
+            &placed.node_id,
+            version,
+            envelope::State::Retired,
+            0,
+            0,
+            now(),
+        )
         .await?;
     if let Some(node) = nodes::alive(&job.deps, &job.config, &placed.node_id).await?
         && let Err(error) =

@@ -6,7 +6,9 @@ use domain::{Error, Result, artifact};
 pub async fn run(job: &Job) -> Result<()> {
     let version = job.version()?;
     let store = &job.deps.store;
-    let agent = store.agent(&version.account, &version.spec.agent_id).await?;
+    let agent = store
+        .agent(&version.account, &version.spec.agent_id)
+        .await?;
     if agent.is_none_or(|agent| agent.incarnation != version.incarnation) {
         return Err(Error::conflict("the agent was deleted meanwhile"));
     }

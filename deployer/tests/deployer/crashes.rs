@@ -27,12 +27,33 @@ async fn every_boundary_is_gone_on_from() {
     for state in boundaries(Kind::Deploy) {
         let world = World::new().await;
         let id = world.accept(0, |_| {}).await;
-        let left = world.deps.store.advance_deployment(&world.account, &id, 0, &state, crate::world::now()).await;
+        let left = world
+            .deps
+            .store
+            .advance_deployment(&world.account, &id, 0, &state, crate::world::now())
+            .await;
         assert!(left.expect("writes"));
         if state.phases[4].status == domain::deployment::PhaseStatus::Completed {
-            let version = world.deps.store.version(&world.account, &world.version(0)).await.expect("reads").expect("is there");
+            let version = world
+                .deps
+                .store
+                .version(&world.account, &world.version(0))
+                .await
+                .expect("reads")
+                .expect("is there");
             let traffic = domain::traffic::Traffic::all_to(version.id, version.spec.version);
-            world.deps.store.set_traffic(&world.account, &world.agent, &world.incarnation, &traffic, crate::world::now()).await.expect("writes");
+            world
+                .deps
+                .store
+                .set_traffic(
+                    &world.account,
+                    &world.agent,
+                    &world.incarnation,
+                    &traffic,
+                    crate::world::now(),
+                )
+                .await
+                .expect("writes");
         }
         let _running = world.deployer();
         let state = world.ended(&id).await;
@@ -57,9 +78,16 @@ async fn killed_in_every_call() {
         world.fake.hold(None);
         let second = world.deployer();
         let state = world.ended(&id).await;
-        assert_eq!(state.status, Status::Deployed, "killed in {call}: {state:#?}");
+        assert_eq!(
+            state.status,
+            Status::Deployed,
+            "killed in {call}: {state:#?}"
+        );
         assert_eq!(world.answers().await, Some(world.version(1)));
-        assert_eq!(world.fake.state(&world.version(0)), Some(envelope::State::Retired));
+        assert_eq!(
+            world.fake.state(&world.version(0)),
+            Some(envelope::State::Retired)
+        );
         assert_eq!(world.envelopes().await, 1);
         second.stop().await;
     }
@@ -82,7 +110,15 @@ async fn a_deletion_is_gone_on_with() {
         let state = world.ended(&id).await;
         assert_eq!(state.status, Status::Deployed, "{}", text(&state));
         assert_eq!(world.envelopes().await, 0);
-        assert!(world.deps.store.agent(&world.account, &world.agent).await.expect("reads").is_none());
+        assert!(
+            world
+                .deps
+                .store
+                .agent(&world.account, &world.agent)
+                .await
+                .expect("reads")
+                .is_none()
+        );
     }
 }
 

@@ -144,7 +144,9 @@ impl Executor for Fake {
     ) -> Result<Response<Self::PackageStream>, Status> {
         use v1::package_event::Event;
         let request = request.into_inner();
-        let script = self.enter("package", &version(&request.version_id)?).await?;
+        let script = self
+            .enter("package", &version(&request.version_id)?)
+            .await?;
         {
             let mut told = self.told();
             told.packages += 1;
@@ -153,7 +155,9 @@ impl Executor for Fake {
         let event = |event| Ok(v1::PackageEvent { event: Some(event) });
         let mut events = vec![event(Event::Log("Collecting nothing".into()))];
         events.push(if script.package_fails {
-            Err(Status::invalid_argument("No matching distribution found for nonesuch"))
+            Err(Status::invalid_argument(
+                "No matching distribution found for nonesuch",
+            ))
         } else {
             let done = v1::PackageDone {
                 lock: "the lock".into(),
@@ -193,7 +197,11 @@ impl Executor for Fake {
     ) -> Result<Response<v1::InspectReply>, Status> {
         let version = version(&request.into_inner().version_id)?;
         let state = self.state(&version).unwrap_or(State::Retired);
-        let call = if state == State::Retiring { "drain" } else { "inspect" };
+        let call = if state == State::Retiring {
+            "drain"
+        } else {
+            "inspect"
+        };
         let script = self.enter(call, &version).await?;
         let serving = state == State::Serving && !script.import_fails && !script.never_ready;
         let mut failure = Failure::new(
@@ -202,7 +210,8 @@ impl Executor for Fake {
             "No module named 'nonesuch'",
         );
         failure.exception_type = Some("ModuleNotFoundError".into());
-        failure.traceback = Some("Traceback (most recent call last):\n  File \"agent.py\", line 1".into());
+        failure.traceback =
+            Some("Traceback (most recent call last):\n  File \"agent.py\", line 1".into());
         let instance = v1::Instance {
             instance_id: "inst_1".into(),
             state: if serving { "ready" } else { "starting" }.into(),
@@ -212,7 +221,11 @@ impl Executor for Fake {
         Ok(Response::new(v1::InspectReply {
             state: state.as_str().into(),
             instances: vec![instance; usize::from(state != State::Retired)],
-            in_flight: if state == State::Retired { 0 } else { script.in_flight },
+            in_flight: if state == State::Retired {
+                0
+            } else {
+                script.in_flight
+            },
             waiting: 0,
             failure: if script.import_fails {
                 serde_json::to_vec(&failure).expect("JSON").into()

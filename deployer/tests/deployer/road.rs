@@ -15,7 +15,12 @@ use std::time::{Duration, Instant};
 async fn the_whole_road() {
     let world = World::new().await;
     let running = world.deployer();
-    let mut events = world.deps.bus.subscribe(&bus::typed::events()).await.expect("listens");
+    let mut events = world
+        .deps
+        .bus
+        .subscribe(&bus::typed::events())
+        .await
+        .expect("listens");
     let id = world.accept(0, |_| {}).await;
     let begun = Instant::now();
     world.nudge(&id).await;
@@ -23,20 +28,42 @@ async fn the_whole_road() {
     let took = begun.elapsed();
     assert_eq!(state.status, Status::Deployed, "{state:#?}");
     assert!(took < Duration::from_millis(400), "took {took:?}");
-    assert!(state.phases.iter().all(|phase| phase.status == PhaseStatus::Completed && !phase.logs.is_empty() || phase.name == Phase::Retire));
+    assert!(
+        state
+            .phases
+            .iter()
+            .all(
+                |phase| phase.status == PhaseStatus::Completed && !phase.logs.is_empty()
+                    || phase.name == Phase::Retire
+            )
+    );
     assert!(text(&state).contains("Collecting nothing"));
     assert_eq!(world.answers().await, Some(world.version(0)));
-    assert_eq!(world.fake.state(&world.version(0)), Some(envelope::State::Serving));
-    let lock = world.deps.store.lock(&world.account, &world.version(0)).await.expect("reads");
+    assert_eq!(
+        world.fake.state(&world.version(0)),
+        Some(envelope::State::Serving)
+    );
+    let lock = world
+        .deps
+        .store
+        .lock(&world.account, &world.version(0))
+        .await
+        .expect("reads");
     assert_eq!(lock.expect("kept").lock, "the lock");
-    assert!(matches!(events.next().await, Some(bus::Event::Message(_))), "the gateways are told");
+    assert!(
+        matches!(events.next().await, Some(bus::Event::Message(_))),
+        "the gateways are told"
+    );
 
     // A second version takes over, and nothing of the first is left.
     let id = world.accept(1, |_| {}).await;
     world.nudge(&id).await;
     assert_eq!(world.ended(&id).await.status, Status::Deployed);
     assert_eq!(world.answers().await, Some(world.version(1)));
-    assert_eq!(world.fake.state(&world.version(0)), Some(envelope::State::Retired));
+    assert_eq!(
+        world.fake.state(&world.version(0)),
+        Some(envelope::State::Retired)
+    );
     assert_eq!(world.envelopes().await, 1);
 
     // And back: a rollback is a deployment like any other, with the lock that was kept.
@@ -66,14 +93,34 @@ async fn a_failed_import_shows_its_traceback_and_leaves_nothing() {
     let state = world.ended(&id).await;
     assert_eq!(state.status, Status::Failed);
     let reason = state.reason.clone().expect("a reason");
-    assert!(reason.contains("ModuleNotFoundError: No module named 'nonesuch'"), "{reason}");
-    for line in ["Traceback (most recent call last):", "File \"agent.py\", line 1", "INFO printed at import"] {
+    assert!(
+        reason.contains("ModuleNotFoundError: No module named 'nonesuch'"),
+        "{reason}"
+    );
+    for line in [
+        "Traceback (most recent call last):",
+        "File \"agent.py\", line 1",
+        "INFO printed at import",
+    ] {
         assert!(text(&state).contains(line), "{state:#?}");
     }
-    assert_eq!(state.current().map(|phase| phase.name), Some(Phase::Provision));
-    assert_eq!(world.fake.state(&world.version(1)), Some(envelope::State::Retired));
-    assert_eq!(world.answers().await, Some(world.version(0)), "the old version keeps serving");
-    assert_eq!(world.fake.state(&world.version(0)), Some(envelope::State::Serving));
+    assert_eq!(
+        state.current().map(|phase| phase.name),
+        Some(Phase::Provision)
+    );
+    assert_eq!(
+        world.fake.state(&world.version(1)),
+        Some(envelope::State::Retired)
+    );
+    assert_eq!(
+        world.answers().await,
+        Some(world.version(0)),
+        "the old version keeps serving"
+    );
+    assert_eq!(
+        world.fake.state(&world.version(0)),
+        Some(envelope::State::Serving)
+    );
 
     // The version that answers fails when it is rolled out again: it is not taken down.
     world.fake.script(
@@ -85,7 +132,10 @@ async fn a_failed_import_shows_its_traceback_and_leaves_nothing() {
     );
     let id = world.accept_again(Some(world.version(0))).await;
     assert_eq!(world.ended(&id).await.status, Status::Failed);
-    assert_eq!(world.fake.state(&world.version(0)), Some(envelope::State::Serving));
+    assert_eq!(
+        world.fake.state(&world.version(0)),
+        Some(envelope::State::Serving)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -102,7 +152,12 @@ async fn what_the_installer_says_is_the_reason() {
     let id = world.accept(0, |_| {}).await;
     let state = world.ended(&id).await;
     assert_eq!(state.status, Status::Failed);
-    assert!(state.reason.expect("a reason").contains("No matching distribution"));
+    assert!(
+        state
+            .reason
+            .expect("a reason")
+            .contains("No matching distribution")
+    );
     assert_eq!(world.answers().await, None);
 }
 
@@ -110,11 +165,16 @@ async fn what_the_installer_says_is_the_reason() {
 async fn system_packages_are_refused_in_words() {
     let world = World::new().await;
     let _running = world.deployer();
-    let id = world.accept(0, |spec| spec.system = vec!["ffmpeg".into()]).await;
+    let id = world
+        .accept(0, |spec| spec.system = vec!["ffmpeg".into()])
+        .await;
     let state = world.ended(&id).await;
     assert_eq!(state.status, Status::Failed);
     let reason = state.reason.expect("a reason");
-    assert!(reason.contains("ffmpeg") && reason.contains("cannot be installed by this release"), "{reason}");
+    assert!(
+        reason.contains("ffmpeg") && reason.contains("cannot be installed by this release"),
+        "{reason}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -130,14 +190,23 @@ async fn a_newer_deployment_takes_over_while_traffic_has_not_moved() {
     );
     let old = world.accept(0, |_| {}).await;
     world.nudge(&old).await;
-    world.until(&old, |state| state.current().is_some_and(|phase| phase.name == Phase::Provision)).await;
+    world
+        .until(&old, |state| {
+            state
+                .current()
+                .is_some_and(|phase| phase.name == Phase::Provision)
+        })
+        .await;
     let new = world.accept(1, |_| {}).await;
     world.nudge(&new).await;
     let state = world.ended(&old).await;
     assert_eq!(state.status, Status::Superseded);
     assert!(state.reason.expect("a reason").contains(new.as_str()));
     assert_eq!(world.ended(&new).await.status, Status::Deployed);
-    assert_eq!(world.fake.state(&world.version(0)), Some(envelope::State::Retired));
+    assert_eq!(
+        world.fake.state(&world.version(0)),
+        Some(envelope::State::Retired)
+    );
     assert_eq!(world.envelopes().await, 1);
 }
 
@@ -180,9 +249,23 @@ async fn deletion_leaves_nothing() {
     assert_eq!(state.phases.len(), 2);
     assert_eq!(world.answers().await, None);
     assert_eq!(world.envelopes().await, 0);
-    assert_eq!(world.fake.state(&world.version(0)), Some(envelope::State::Retired));
-    assert!(world.deps.store.agent(&world.account, &world.agent).await.expect("reads").is_none());
-    assert!(world.deps.store.key(&key).await.expect("reads").is_none(), "its key opens nothing");
+    assert_eq!(
+        world.fake.state(&world.version(0)),
+        Some(envelope::State::Retired)
+    );
+    assert!(
+        world
+            .deps
+            .store
+            .agent(&world.account, &world.agent)
+            .await
+            .expect("reads")
+            .is_none()
+    );
+    assert!(
+        world.deps.store.key(&key).await.expect("reads").is_none(),
+        "its key opens nothing"
+    );
 
     // What was accepted for it before anybody knew cannot run.
     let late = world.accept_again(Some(world.version(0))).await;
@@ -207,8 +290,14 @@ async fn what_never_gets_ready_fails_by_its_deadline() {
     let state = world.ended(&id).await;
     assert_eq!(state.status, Status::Failed);
     let reason = state.reason.expect("a reason");
-    assert!(reason.contains("within 300ms: 0 of 1 instances were ready"), "{reason}");
-    assert_eq!(world.fake.state(&world.version(0)), Some(envelope::State::Retired));
+    assert!(
+        reason.contains("within 300ms: 0 of 1 instances were ready"),
+        "{reason}"
+    );
+    assert_eq!(
+        world.fake.state(&world.version(0)),
+        Some(envelope::State::Retired)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -225,7 +314,10 @@ async fn an_executor_that_is_away_is_tried_again_and_said() {
     let id = world.accept(0, |_| {}).await;
     let state = world.ended(&id).await;
     assert_eq!(state.status, Status::Deployed, "{state:#?}");
-    assert!(text(&state).contains("restarting; trying again"), "{state:#?}");
+    assert!(
+        text(&state).contains("restarting; trying again"),
+        "{state:#?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -236,7 +328,12 @@ async fn without_an_executor_the_reason_says_so() {
     let _running = world.deployer();
     let id = world.accept(0, |_| {}).await;
     let state = world.ended(&id).await;
-    assert!(state.reason.expect("a reason").contains("no executor is alive"));
+    assert!(
+        state
+            .reason
+            .expect("a reason")
+            .contains("no executor is alive")
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -252,14 +349,26 @@ async fn what_runs_on_the_old_version_may_finish() {
     assert_eq!(world.ended(&id).await.status, Status::Deployed);
     let id = world.accept(1, |_| {}).await;
     world.nudge(&id).await;
-    world.until(&id, |state| state.current().is_some_and(|phase| phase.name == Phase::Retire)).await;
+    world
+        .until(&id, |state| {
+            state
+                .current()
+                .is_some_and(|phase| phase.name == Phase::Retire)
+        })
+        .await;
     tokio::time::sleep(Duration::from_millis(100)).await;
-    assert_eq!(world.fake.state(&world.version(0)), Some(envelope::State::Retiring));
+    assert_eq!(
+        world.fake.state(&world.version(0)),
+        Some(envelope::State::Retiring)
+    );
     assert_eq!(world.answers().await, Some(world.version(1)));
     assert_eq!(world.look(&id).await.state.status, Status::Deploying);
     world.fake.script(&world.version(0), busy(0));
     assert_eq!(world.ended(&id).await.status, Status::Deployed);
-    assert_eq!(world.fake.state(&world.version(0)), Some(envelope::State::Retired));
+    assert_eq!(
+        world.fake.state(&world.version(0)),
+        Some(envelope::State::Retired)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,7 +6,6 @@ use deployer::{Config, Deps};
 use domain::{
     Timestamp, agent, artifact,
     deployment::{Kind, State},
-
     id::{AccountId, AgentId, BootId, DeploymentId, KeyId, NodeId, VersionId},
     key, log,
 };
@@ -141,12 +140,21 @@ impl World {
         };
         change(&mut spec);
         let id = self.version(minor);
-        let living = self.deps.store.agent(&self.account, &self.agent).await.expect("reads");
+        let living = self
+            .deps
+            .store
+            .agent(&self.account, &self.agent)
+            .await
+            .expect("reads");
         let deployment = self.row(Kind::Deploy, Some(id.clone()));
         let accepted = Accepted {
             agent: living.is_none().then(|| self.new_agent()),
             version: Some(versions::New {
-                sealed: self.deps.store.seal_environment(&id, &Default::default()).expect("seals"),
+                sealed: self
+                    .deps
+                    .store
+                    .seal_environment(&id, &Default::default())
+                    .expect("seals"),
                 id,
                 account: self.account.clone(),
                 incarnation: self.incarnation.clone(),
@@ -163,13 +171,23 @@ impl World {
             }),
             deployment: deployment.clone(),
         };
-        assert!(self.deps.store.accept_deployment(&accepted).await.expect("writes"));
+        assert!(
+            self.deps
+                .store
+                .accept_deployment(&accepted)
+                .await
+                .expect("writes")
+        );
         deployment.id
     }
 
     /// Another deployment of what is there: a version again, or the end of the agent.
     pub async fn accept_again(&self, version: Option<VersionId>) -> DeploymentId {
-        let kind = if version.is_some() { Kind::Deploy } else { Kind::Delete };
+        let kind = if version.is_some() {
+            Kind::Deploy
+        } else {
+            Kind::Delete
+        };
         let deployment = self.row(kind, version);
         let accepted = Accepted {
             agent: None,
@@ -177,12 +195,22 @@ impl World {
             artifact: None,
             deployment: deployment.clone(),
         };
-        assert!(self.deps.store.accept_deployment(&accepted).await.expect("writes"));
+        assert!(
+            self.deps
+                .store
+                .accept_deployment(&accepted)
+                .await
+                .expect("writes")
+        );
         deployment.id
     }
 
     pub async fn nudge(&self, id: &DeploymentId) {
-        self.deps.bus.deploy(&self.account, id).await.expect("enqueues");
+        self.deps
+            .bus
+            .deploy(&self.account, id)
+            .await
+            .expect("enqueues");
     }
 
     fn row(&self, kind: Kind, version_id: Option<VersionId>) -> deployments::New {
@@ -229,7 +257,12 @@ impl World {
     }
 
     pub async fn look(&self, id: &DeploymentId) -> Deployment {
-        let row = self.deps.store.deployment(&self.account, id).await.expect("reads");
+        let row = self
+            .deps
+            .store
+            .deployment(&self.account, id)
+            .await
+            .expect("reads");
         row.expect("there is such a deployment")
     }
 
@@ -251,12 +284,21 @@ impl World {
     }
 
     pub async fn answers(&self) -> Option<VersionId> {
-        let traffic = self.deps.store.traffic(&self.incarnation).await.expect("reads");
+        let traffic = self
+            .deps
+            .store
+            .traffic(&self.incarnation)
+            .await
+            .expect("reads");
         traffic.routes.first().map(|route| route.version_id.clone())
     }
 
     pub async fn envelopes(&self) -> usize {
-        let placed = self.deps.store.envelopes_of_agent(&self.account, &self.incarnation).await;
+        let placed = self
+            .deps
+            .store
+            .envelopes_of_agent(&self.account, &self.incarnation)
+            .await;
         placed.expect("reads").len()
     }
 }
@@ -304,4 +346,3 @@ pub fn text(state: &State) -> String {
     let lines = state.phases.iter().flat_map(|phase| phase.logs.iter());
     lines.cloned().collect::<Vec<_>>().join("\n")
 }
-

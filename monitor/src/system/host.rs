@@ -27,7 +27,9 @@ impl Host {
     pub fn used(&self) -> Used {
         let current = read("/proc/stat").as_deref().and_then(ticks);
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let cpu = last.zip(current).and_then(|(last, current)| share(last, current));
+        let cpu = last
+            .zip(current)
+            .and_then(|(last, current)| share(last, current));
         *last = current;
         Used {
             cpu,
@@ -76,10 +78,16 @@ mod tests {
     #[test]
     fn reads_what_the_kernel_writes() {
         let at = |line: &str| ticks(&format!("cpu  {line}\ncpu0 1 2 3\n")).expect("counts");
-        let (last, current) = (at("100 0 100 700 100 0 0 0 0 0"), at("150 0 150 770 130 0 0 0 0 0"));
+        let (last, current) = (
+            at("100 0 100 700 100 0 0 0 0 0"),
+            at("150 0 150 770 130 0 0 0 0 0"),
+        );
         assert_eq!(share(last, current), Some(0.5));
         assert_eq!(share(last, last), None, "nothing passed");
-        assert_eq!(memory("MemTotal:  1000 kB\nMemFree: 1 kB\nMemAvailable:  250 kB\n"), Some(0.75));
+        assert_eq!(
+            memory("MemTotal:  1000 kB\nMemFree: 1 kB\nMemAvailable:  250 kB\n"),
+            Some(0.75)
+        );
         assert_eq!((ticks(""), memory("")), (None, None));
     }
 }

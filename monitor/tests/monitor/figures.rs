@@ -12,7 +12,10 @@ struct Random(u64);
 
 impl Random {
     fn below(&mut self, most: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % most
     }
 }
@@ -21,7 +24,13 @@ fn executions(seed: u64, count: u64) -> Vec<Ran> {
     let mut random = Random(seed);
     (0..count)
         .map(|_| {
-            let status = [Status::Completed, Status::Completed, Status::Completed, Status::Failed, Status::Timeout];
+            let status = [
+                Status::Completed,
+                Status::Completed,
+                Status::Completed,
+                Status::Failed,
+                Status::Timeout,
+            ];
             let mut metrics = BTreeMap::new();
             if random.below(3) == 0 {
                 metrics.insert("quality".to_owned(), random.below(100) as f64 / 7.0);
@@ -33,7 +42,8 @@ fn executions(seed: u64, count: u64) -> Vec<Ran> {
                     600_000 + bucket * 60_000 + [0, 1, 30_000, 59_999][random.below(4) as usize]
                 },
                 status: status[random.below(5) as usize],
-                duration_ms: (random.below(10) > 0).then(|| random.below(1_000_000) as f64 / 1000.0),
+                duration_ms: (random.below(10) > 0)
+                    .then(|| random.below(1_000_000) as f64 / 1000.0),
                 version: u128::from(random.below(2)),
                 metrics,
             }
@@ -73,13 +83,24 @@ async fn query_equals_brute_force() {
         .await;
         let ran = executions(seed, 1500);
         for (n, ran) in ran.iter().enumerate() {
-            world.ended(("a", "echo", &format!("e{n}")), ran.clone()).await;
+            world
+                .ended(("a", "echo", &format!("e{n}")), ran.clone())
+                .await;
         }
         let foreign = ran[0].clone();
         world.ended(("b", "echo", "e1"), foreign.clone()).await;
         world.ended(("a", "other", "e1"), foreign).await;
-        for (granularity, step, start, end) in [("1m", 60_000, 600_000, 1_200_000), ("5m", 300_000, 900_000, 1_200_000), ("1m", 60_000, 661_234, 779_999)] {
-            let answer = world.client.query(question(start, end, granularity)).await.expect("an answer").into_inner();
+        for (granularity, step, start, end) in [
+            ("1m", 60_000, 600_000, 1_200_000),
+            ("5m", 300_000, 900_000, 1_200_000),
+            ("1m", 60_000, 661_234, 779_999),
+        ] {
+            let answer = world
+                .client
+                .query(question(start, end, granularity))
+                .await
+                .expect("an answer")
+                .into_inner();
             let first = start / step * step;
             let last = (end + step - 1) / step * step;
             assert_eq!(answer.buckets.len() as i64, (last - first) / step);
@@ -87,10 +108,19 @@ async fn query_equals_brute_force() {
             for (n, bucket) in answer.buckets.iter().enumerate() {
                 let from = first + n as i64 * step;
                 assert_eq!(bucket.start_ms, from);
-                let inside: Vec<&Ran> = ran.iter().filter(|ran| (from..from + step).contains(&ran.at)).collect();
-                let failed = inside.iter().filter(|ran| ran.duration_ms.is_none() || ran.status != Status::Completed);
-                assert_eq!((bucket.count, bucket.failed), (inside.len() as u64, failed.count() as u64));
-                let mut durations: Vec<f64> = inside.iter().filter_map(|ran| ran.duration_ms).collect();
+                let inside: Vec<&Ran> = ran
+                    .iter()
+                    .filter(|ran| (from..from + step).contains(&ran.at))
+                    .collect();
+                let failed = inside
+                    .iter()
+                    .filter(|ran| ran.duration_ms.is_none() || ran.status != Status::Completed);
+                assert_eq!(
+                    (bucket.count, bucket.failed),
+                    (inside.len() as u64, failed.count() as u64)
+                );
+                let mut durations: Vec<f64> =
+                    inside.iter().filter_map(|ran| ran.duration_ms).collect();
                 durations.sort_unstable_by(f64::total_cmp);
                 assert!(near(bucket.avg_ms, mean(&durations)), "{bucket:?}");
                 assert_eq!(bucket.p50_ms, percentile(&durations, 0.5));
@@ -104,7 +134,11 @@ async fn query_equals_brute_force() {
                 assert!(near(bucket.custom.get("quality").copied(), mean(&reported)));
                 total += bucket.count;
                 if step == 60_000 && from == 840_000 {
-                    assert_eq!((bucket.count, bucket.avg_ms, bucket.p99_ms), (0, None, None), "the empty one is there");
+                    assert_eq!(
+                        (bucket.count, bucket.avg_ms, bucket.p99_ms),
+                        (0, None, None),
+                        "the empty one is there"
+                    );
                 }
             }
             assert_eq!(answer.total, total);
@@ -122,18 +156,47 @@ async fn questions_are_checked() {
     })
     .await;
     for (start, end, granularity) in [(5, 5, "1m"), (0, i64::MAX, "1m"), (0, 60_000, "2m")] {
-        let error = world.client.query(question(start, end, granularity)).await.expect_err("a bad question");
-        assert!(matches!(error.code(), Code::InvalidArgument | Code::Internal), "{error}");
+        let error = world
+            .client
+            .query(question(start, end, granularity))
+            .await
+            .expect_err("a bad question");
+        assert!(
+            matches!(error.code(), Code::InvalidArgument | Code::Internal),
+            "{error}"
+        );
     }
     let ran = executions(9, 3);
     for (n, ran) in ran.iter().enumerate() {
-        world.ended(("a", "echo", &format!("e{n}")), ran.clone()).await;
+        world
+            .ended(("a", "echo", &format!("e{n}")), ran.clone())
+            .await;
     }
-    let error = world.client.query(question(0, 1_200_000, "1m")).await.expect_err("too much");
+    let error = world
+        .client
+        .query(question(0, 1_200_000, "1m"))
+        .await
+        .expect_err("too much");
     assert_eq!(error.code(), Code::InvalidArgument);
-    assert!(error.message().contains("more than 2 executions"), "{error}");
-    let empty = world.client.query(question(0, 180_000, "1m")).await.expect("an answer").into_inner();
-    assert_eq!((empty.buckets.len(), empty.total, empty.avg_ms, empty.uptime_percent), (3, 0, None, None));
+    assert!(
+        error.message().contains("more than 2 executions"),
+        "{error}"
+    );
+    let empty = world
+        .client
+        .query(question(0, 180_000, "1m"))
+        .await
+        .expect("an answer")
+        .into_inner();
+    assert_eq!(
+        (
+            empty.buckets.len(),
+            empty.total,
+            empty.avg_ms,
+            empty.uptime_percent
+        ),
+        (3, 0, None, None)
+    );
     world.close().await;
 }
 
@@ -142,28 +205,50 @@ async fn totals_and_their_percentile() {
     let mut world = World::new(Config::default()).await;
     let ran = executions(5, 300);
     for (n, ran) in ran.iter().enumerate() {
-        world.ended(("a", "echo", &format!("e{n}")), ran.clone()).await;
+        world
+            .ended(("a", "echo", &format!("e{n}")), ran.clone())
+            .await;
     }
     let ask = |agent_ids: &[&str], since_ms, version: Option<u128>| SummarizeRequest {
         account: "a".into(),
         agent_ids: agent_ids.iter().map(|id| (*id).to_owned()).collect(),
         since_ms,
-        version_id: version.map_or(String::new(), |n| domain::id::VersionId::from_uuid(uuid::Uuid::from_u128(n)).to_string()),
+        version_id: version.map_or(String::new(), |n| {
+            domain::id::VersionId::from_uuid(uuid::Uuid::from_u128(n)).to_string()
+        }),
     };
     for (since, version) in [(0, None), (800_000, None), (800_000, Some(1))] {
-        let inside: Vec<&Ran> = ran.iter().filter(|ran| ran.at >= since && version.is_none_or(|n| ran.version == n)).collect();
+        let inside: Vec<&Ran> = ran
+            .iter()
+            .filter(|ran| ran.at >= since && version.is_none_or(|n| ran.version == n))
+            .collect();
         let mut durations: Vec<f64> = inside.iter().filter_map(|ran| ran.duration_ms).collect();
         durations.sort_unstable_by(f64::total_cmp);
-        let answer = world.client.summarize(ask(&["echo"], since, version)).await.expect("an answer").into_inner();
+        let answer = world
+            .client
+            .summarize(ask(&["echo"], since, version))
+            .await
+            .expect("an answer")
+            .into_inner();
         let summary = &answer.summaries[0];
         assert_eq!(summary.total, inside.len() as u64);
         assert!(near(summary.avg_ms, mean(&durations)));
         assert_eq!(summary.p95_ms, percentile(&durations, 0.95));
         assert_eq!(summary.first_ms, inside.iter().map(|ran| ran.at).min());
     }
-    let all = world.client.summarize(ask(&[], 0, None)).await.expect("an answer").into_inner();
+    let all = world
+        .client
+        .summarize(ask(&[], 0, None))
+        .await
+        .expect("an answer")
+        .into_inner();
     assert_eq!((all.summaries.len(), all.summaries[0].p95_ms), (1, None));
-    let none = world.client.summarize(ask(&["nobody"], 0, None)).await.expect("an answer").into_inner();
+    let none = world
+        .client
+        .summarize(ask(&["nobody"], 0, None))
+        .await
+        .expect("an answer")
+        .into_inner();
     assert!(none.summaries.is_empty());
     world.close().await;
 }

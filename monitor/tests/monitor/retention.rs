@@ -36,20 +36,35 @@ async fn deletes_only_what_is_old() {
             seq: 0,
             line,
         };
-        world.deps.store.append_logs(vec![entry]).await.expect("writes");
+        world
+            .deps
+            .store
+            .append_logs(vec![entry])
+            .await
+            .expect("writes");
         world.ended(("a", "echo", &format!("e{n}")), ran).await;
     }
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
         let store = &world.deps.store;
-        let (rows, total) = store.executions(&account, &agent, &Filter::default(), 0, 9).await.expect("reads");
-        let lines = store.agent_logs(&account, &agent, Timestamp(0), 9).await.expect("reads");
+        let (rows, total) = store
+            .executions(&account, &agent, &Filter::default(), 0, 9)
+            .await
+            .expect("reads");
+        let lines = store
+            .agent_logs(&account, &agent, Timestamp(0), 9)
+            .await
+            .expect("reads");
         if total == 2 && lines.len() == 2 {
             let ids: Vec<_> = rows.iter().map(|row| row.key.id.as_str()).collect();
             assert_eq!(ids, ["e0", "e1"]);
             break;
         }
-        assert!(Instant::now() < deadline, "{total} executions and {} lines are left", lines.len());
+        assert!(
+            Instant::now() < deadline,
+            "{total} executions and {} lines are left",
+            lines.len()
+        );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     world.close().await;

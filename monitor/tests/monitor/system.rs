@@ -29,13 +29,26 @@ async fn beat(world: &World, n: u128, address: &str, ago_ms: i64) {
 }
 
 async fn look(world: &mut World) -> SystemReply {
-    let request = SystemRequest { account: "a".into() };
-    world.client.system(request).await.expect("an answer").into_inner()
+    let request = SystemRequest {
+        account: "a".into(),
+    };
+    world
+        .client
+        .system(request)
+        .await
+        .expect("an answer")
+        .into_inner()
 }
 
 fn status(reply: &SystemReply, name: &str) -> String {
-    let found = reply.components.iter().find(|component| component.name.contains(name));
-    found.unwrap_or_else(|| panic!("{name} in {reply:?}")).status.clone()
+    let found = reply
+        .components
+        .iter()
+        .find(|component| component.name.contains(name));
+    found
+        .unwrap_or_else(|| panic!("{name} in {reply:?}"))
+        .status
+        .clone()
 }
 
 fn fresh() -> Config {
@@ -67,8 +80,16 @@ async fn every_component_is_probed() {
     beat(&world, 4, &address, 16_000).await;
     beat(&world, 5, &address, 4_000_000).await;
     let reply = look(&mut world).await;
-    let of = |n: u128| status(&reply, uuid::Uuid::from_u128(n).as_simple().to_string().as_str());
-    assert_eq!([of(1), of(2), of(3), of(4)], ["healthy", "degraded", "unhealthy", "unhealthy"]);
+    let of = |n: u128| {
+        status(
+            &reply,
+            uuid::Uuid::from_u128(n).as_simple().to_string().as_str(),
+        )
+    };
+    assert_eq!(
+        [of(1), of(2), of(3), of(4)],
+        ["healthy", "degraded", "unhealthy", "unhealthy"]
+    );
     assert_eq!(reply.nodes.len(), 4, "{reply:?}");
     assert_eq!(reply.nodes[0].isolation, "namespaces");
     assert!(reply.database_ms.is_some() && reply.database_connections.is_some_and(|n| n > 0));
@@ -91,7 +112,14 @@ async fn executions_of_the_last_minute_are_counted() {
         world.ended(("a", "echo", &format!("e{n}")), ran).await;
     }
     let reply = look(&mut world).await;
-    assert_eq!((reply.executions_last_minute, reply.total_agents, reply.logs_per_s), (2, 0, Some(0.0)));
+    assert_eq!(
+        (
+            reply.executions_last_minute,
+            reply.total_agents,
+            reply.logs_per_s
+        ),
+        (2, 0, Some(0.0))
+    );
     world.close().await;
 }
 
@@ -106,7 +134,13 @@ async fn many_questions_are_one_look() {
     let mut tasks = JoinSet::new();
     for _ in 0..50 {
         let mut client = world.client.clone();
-        tasks.spawn(async move { client.system(SystemRequest { account: "a".into() }).await });
+        tasks.spawn(async move {
+            client
+                .system(SystemRequest {
+                    account: "a".into(),
+                })
+                .await
+        });
     }
     while let Some(done) = tasks.join_next().await {
         let reply = done.expect("no panic").expect("an answer").into_inner();
@@ -118,11 +152,18 @@ async fn many_questions_are_one_look() {
 #[tokio::test(flavor = "multi_thread")]
 async fn it_says_that_it_serves() {
     let world = World::new(fresh()).await;
-    let channel = world.deps.peers.channel(&world.address).expect("an address");
+    let channel = world
+        .deps
+        .peers
+        .channel(&world.address)
+        .expect("an address");
     let request = HealthCheckRequest {
         service: "phalanx.v1.Monitor".into(),
     };
-    let answer = HealthClient::new(channel).check(request).await.expect("an answer");
+    let answer = HealthClient::new(channel)
+        .check(request)
+        .await
+        .expect("an answer");
     assert_eq!(answer.into_inner().status, 1);
     world.close().await;
 }

@@ -3,7 +3,9 @@
 use bus::{Bus, Limits};
 use domain::{
     Timestamp,
-    execution::{Caller, Failure, FailureCode, FailurePhase, Mode, Options, Priority, Status, Usage},
+    execution::{
+        Caller, Failure, FailureCode, FailurePhase, Mode, Options, Priority, Status, Usage,
+    },
     id::VersionId,
     retry,
 };
@@ -65,8 +67,13 @@ impl World {
 
     pub async fn close(mut self) {
         self.stop.cancel();
-        let ended = tokio::time::timeout(std::time::Duration::from_secs(5), self.served.join_next());
-        ended.await.expect("drains").expect("served").expect("no panic");
+        let ended =
+            tokio::time::timeout(std::time::Duration::from_secs(5), self.served.join_next());
+        ended
+            .await
+            .expect("drains")
+            .expect("served")
+            .expect("no panic");
         self.deps.store.close().await;
         fs::remove_dir_all(&self.directory).expect("the test's directory");
     }
@@ -100,7 +107,9 @@ impl World {
         assert!(store.insert_execution(new).await.expect("writes"));
         let Some(duration_ms) = ran.duration_ms else {
             let failure = Failure::new(FailureCode::Cancelled, FailurePhase::Spawn, "cancelled");
-            let done = store.cancel_queued_execution(&key, &failure, Timestamp(ran.at)).await;
+            let done = store
+                .cancel_queued_execution(&key, &failure, Timestamp(ran.at))
+                .await;
             assert!(done.expect("writes"));
             return;
         };

@@ -1,7 +1,7 @@
 //! Calls of the REST API.
 
 use super::{
-    Global, default_data_dir,
+    Global,
     trouble::{Refusal, Trouble},
 };
 use reqwest::{Client, Method, RequestBuilder, Response, header};
@@ -149,7 +149,7 @@ fn key(global: &Global) -> Result<String, Trouble> {
     let file = global
         .data_dir
         .clone()
-        .unwrap_or_else(default_data_dir)
+        .unwrap_or_else(crate::settings::default_data_dir)
         .join("admin.key");
     match std::fs::read_to_string(&file) {
         Ok(key) => checked(&key, &file.display().to_string()),

@@ -71,13 +71,6 @@ pub enum Command {
     Completion(completion::Arguments),
 }
 
-/// The data directory that client and server agree on without being told.
-pub fn default_data_dir() -> PathBuf {
-    std::env::var_os("HOME")
-        .map_or_else(|| PathBuf::from("."), PathBuf::from)
-        .join(".phalanx")
-}
-
 /// Exit codes: 0 done, 1 refused or failed, 2 used wrongly, 3 no server.
 pub async fn run(command: Command, global: Global) -> anyhow::Result<ExitCode> {
     match dispatch(command, global).await {

@@ -32,12 +32,12 @@ pub async fn run(arguments: Arguments, api: &Api) -> Result<ExitCode, Trouble> {
     let rows = versions.iter().map(|version| {
         [
             word(&version["version"]),
-            word(&version["status"]),
+            word(&version["traffic_percentage"]),
             word(&version["entrypoint"]),
             word(&version["created_at"]),
         ]
     });
-    out::table(["VERSION", "STATUS", "ENTRYPOINT", "CREATED"], rows)?;
+    out::table(["VERSION", "TRAFFIC %", "ENTRYPOINT", "CREATED"], rows)?;
     out::pages(&body["pagination"]);
     Ok(ExitCode::SUCCESS)
 }

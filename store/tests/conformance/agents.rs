@@ -45,13 +45,22 @@ pub fn incarnation(account: &AccountId, name: &str) -> String {
     format!("{account}-{name}")
 }
 
-pub fn deployment(account: &AccountId, name: &str, version: Option<VersionId>, at: i64) -> deployments::New {
+pub fn deployment(
+    account: &AccountId,
+    name: &str,
+    version: Option<VersionId>,
+    at: i64,
+) -> deployments::New {
     deployments::New {
         id: DeploymentId::from_uuid(uuid::Uuid::now_v7()),
         account: account.clone(),
         agent_id: agent_id(name),
         incarnation: incarnation(account, name),
-        kind: if version.is_some() { Kind::Deploy } else { Kind::Delete },
+        kind: if version.is_some() {
+            Kind::Deploy
+        } else {
+            Kind::Delete
+        },
         version_id: version,
         created_by: "key_1".into(),
         created_at: Timestamp(at),
@@ -104,17 +113,30 @@ fn next_version(store: &Store, account: &AccountId, spec: Spec, at: i64) -> Resu
 
 /// Ends a deployment well or badly.
 async fn finish(store: &Store, new: &deployments::New, well: bool, at: i64) -> Result<()> {
-    let row = store.deployment(&new.account, &new.id).await?.expect("a row");
+    let row = store
+        .deployment(&new.account, &new.id)
+        .await?
+        .expect("a row");
     let mut state = row.state;
     for phase in Phase::of(new.kind) {
-        state = state.step(Input::Begin(*phase), Timestamp(at)).expect("next");
-        let end = if well { Input::Complete(*phase) } else { Input::Fail(*phase, "why".into()) };
+        state = state
+            .step(Input::Begin(*phase), Timestamp(at))
+            .expect("next");
+        let end = if well {
+            Input::Complete(*phase)
+        } else {
+            Input::Fail(*phase, "why".into())
+        };
         state = state.step(end, Timestamp(at)).expect("running");
         if !well {
             break;
         }
     }
-    assert!(store.advance_deployment(&new.account, &new.id, row.rev, &state, Timestamp(at)).await?);
+    assert!(
+        store
+            .advance_deployment(&new.account, &new.id, row.rev, &state, Timestamp(at))
+            .await?
+    );
     Ok(())
 }
 
@@ -122,33 +144,73 @@ async fn route(store: &Store, new: &Accepted, at: i64) -> Result<()> {
     let version = new.version.as_ref().expect("a version");
     let traffic = Traffic::all_to(version.id.clone(), version.spec.version.clone());
     let row = &new.deployment;
-    store.set_traffic(&row.account, &row.agent_id, &row.incarnation, &traffic, Timestamp(at)).await
+    store
+        .set_traffic(
+            &row.account,
+            &row.agent_id,
+            &row.incarnation,
+            &traffic,
+            Timestamp(at),
+        )
+        .await
 }
 
-async fn names(store: &Store, account: &AccountId, filter: &Filter, sort: (Sort, bool)) -> Result<Vec<String>> {
+async fn names(
+    store: &Store,
+    account: &AccountId,
+    filter: &Filter,
+    sort: (Sort, bool),
+) -> Result<Vec<String>> {
     let (rows, total) = store.agents(account, filter, sort, 0, 100).await?;
     assert_eq!(rows.len() as u64, total);
-    Ok(rows.into_iter().map(|row| row.agent.agent_id.to_string()).collect())
+    Ok(rows
+        .into_iter()
+        .map(|row| row.agent.agent_id.to_string())
+        .collect())
 }
 
 pub async fn accepted_whole_or_not_at_all(store: &Store) -> Result<()> {
     let account = account("a");
     let first = accepted(store, &account, spec("echo", (1, 0), &["x"]), 10)?;
     assert!(store.accept_deployment(&first).await?);
-    let living = store.agent(&account, &agent_id("echo")).await?.expect("an agent");
-    assert_eq!((living.name.as_str(), living.created_at), ("Agent echo", Timestamp(10)));
-    assert!(store.key(&first.agent.as_ref().expect("new").key.hash).await?.is_some());
+    let living = store
+        .agent(&account, &agent_id("echo"))
+        .await?
+        .expect("an agent");
+    assert_eq!(
+        (living.name.as_str(), living.created_at),
+        ("Agent echo", Timestamp(10))
+    );
+    assert!(
+        store
+            .key(&first.agent.as_ref().expect("new").key.hash)
+            .await?
+            .is_some()
+    );
 
     // The version is taken: nothing of the rest is written.
     let mut second = accepted(store, &account, spec("echo", (1, 0), &[]), 20)?;
     second.agent = None;
     assert!(!store.accept_deployment(&second).await?);
-    assert!(store.deployment(&account, &second.deployment.id).await?.is_none());
+    assert!(
+        store
+            .deployment(&account, &second.deployment.id)
+            .await?
+            .is_none()
+    );
     let third = accepted(store, &account, spec("echo", (2, 0), &[]), 30)?;
-    assert!(!store.accept_deployment(&third).await?, "the agent is there");
+    assert!(
+        !store.accept_deployment(&third).await?,
+        "the agent is there"
+    );
     let version = third.version.as_ref().expect("a version");
     assert!(store.version(&account, &version.id).await?.is_none());
-    assert!(store.key(&third.agent.as_ref().expect("new").key.hash).await?.is_none());
+    assert!(
+        store
+            .key(&third.agent.as_ref().expect("new").key.hash)
+            .await?
+            .is_none()
+    );
     // What failed leaves no transaction open behind it.
     let mut fourth = third.clone();
     fourth.agent = None;
@@ -169,7 +231,9 @@ pub async fn of_two_that_race_one_wins(store: &Store) -> Result<()> {
         won += u32::from(done.expect("no panic")?);
     }
     assert_eq!(won, 1);
-    let (_, total) = store.deployments(&incarnation(&account, "echo"), 0, 50).await?;
+    let (_, total) = store
+        .deployments(&incarnation(&account, "echo"), 0, 50)
+        .await?;
     assert_eq!(total, 1);
     Ok(())
 }
@@ -178,11 +242,17 @@ pub async fn an_id_lives_again_after_deletion(store: &Store) -> Result<()> {
     let account = account("a");
     let first = accepted(store, &account, spec("echo", (1, 0), &[]), 1)?;
     store.accept_deployment(&first).await?;
-    store.mark_agent_deleted(&first.deployment.incarnation, Timestamp(5)).await?;
+    store
+        .mark_agent_deleted(&first.deployment.incarnation, Timestamp(5))
+        .await?;
     assert!(store.agent(&account, &agent_id("echo")).await?.is_none());
     assert!(store.agent_ever_lived(&account, &agent_id("echo")).await?);
     assert!(!store.agent_ever_lived(&account, &agent_id("never")).await?);
-    assert!(names(store, &account, &Filter::default(), (Sort::Name, false)).await?.is_empty());
+    assert!(
+        names(store, &account, &Filter::default(), (Sort::Name, false))
+            .await?
+            .is_empty()
+    );
     assert_eq!(store.count_agents(&account).await?, (0, 0));
     let mut again = accepted(store, &account, spec("echo", (1, 0), &[]), 9)?;
     let reborn = "a-echo-again".to_owned();
@@ -190,7 +260,10 @@ pub async fn an_id_lives_again_after_deletion(store: &Store) -> Result<()> {
     again.version.as_mut().expect("a version").incarnation = reborn.clone();
     again.deployment.incarnation = reborn.clone();
     assert!(store.accept_deployment(&again).await?);
-    let living = store.agent(&account, &agent_id("echo")).await?.expect("an agent");
+    let living = store
+        .agent(&account, &agent_id("echo"))
+        .await?
+        .expect("an agent");
     assert_eq!(living.incarnation, reborn);
     Ok(())
 }
@@ -202,7 +275,9 @@ pub async fn statuses_follow_deployments_and_traffic(store: &Store) -> Result<()
             agent_id: Some(agent_id(name)),
             ..Filter::default()
         };
-        let (rows, _) = store.agents(&account, &filter, (Sort::Name, false), 0, 9).await?;
+        let (rows, _) = store
+            .agents(&account, &filter, (Sort::Name, false), 0, 9)
+            .await?;
         Ok((rows[0].status, rows[0].spec.version.to_string()))
     };
     let first = accepted(store, &account, spec("echo", (1, 0), &[]), 1)?;
@@ -234,7 +309,15 @@ pub async fn statuses_follow_deployments_and_traffic(store: &Store) -> Result<()
     store.accept_deployment(&deletion).await?;
     assert_eq!(status("echo").await?.0, Status::Deleting);
     let row = &first.deployment;
-    store.set_traffic(&row.account, &row.agent_id, &row.incarnation, &Traffic::default(), Timestamp(9)).await?;
+    store
+        .set_traffic(
+            &row.account,
+            &row.agent_id,
+            &row.incarnation,
+            &Traffic::default(),
+            Timestamp(9),
+        )
+        .await?;
     finish(store, &delete, true, 10).await?;
     assert_eq!(status("echo").await?.0, Status::Inactive);
     assert_eq!(store.count_agents(&account).await?, (1, 0));
@@ -265,15 +348,31 @@ pub async fn filters_combine(store: &Store) -> Result<()> {
         ..Filter::default()
     };
     let by_name = (Sort::Name, false);
-    assert_eq!(names(store, &account, &tags(&["x"]), by_name).await?.len(), 3);
-    assert_eq!(names(store, &account, &tags(&["x", "y"]), by_name).await?, ["one"]);
-    assert_eq!(names(store, &account, &tags(&["it's"]), by_name).await?, ["three"]);
-    assert!(names(store, &account, &tags(&["nobody's"]), by_name).await?.is_empty());
+    assert_eq!(
+        names(store, &account, &tags(&["x"]), by_name).await?.len(),
+        3
+    );
+    assert_eq!(
+        names(store, &account, &tags(&["x", "y"]), by_name).await?,
+        ["one"]
+    );
+    assert_eq!(
+        names(store, &account, &tags(&["it's"]), by_name).await?,
+        ["three"]
+    );
+    assert!(
+        names(store, &account, &tags(&["nobody's"]), by_name)
+            .await?
+            .is_empty()
+    );
     let prod = Filter {
         environment: Some(Environment::Prod),
         ..Filter::default()
     };
-    assert_eq!(names(store, &account, &prod, by_name).await?, ["three", "two"]);
+    assert_eq!(
+        names(store, &account, &prod, by_name).await?,
+        ["three", "two"]
+    );
     let all = Filter {
         environment: Some(Environment::Prod),
         status: Some(Status::Active),
@@ -298,28 +397,56 @@ pub async fn filters_combine(store: &Store) -> Result<()> {
 
 pub async fn sorts_and_pages(store: &Store) -> Result<()> {
     let account = account("a");
-    for (n, name) in ["delta", "alpha", "charlie", "bravo"].into_iter().enumerate() {
+    for (n, name) in ["delta", "alpha", "charlie", "bravo"]
+        .into_iter()
+        .enumerate()
+    {
         // Two of them were made in the same millisecond.
-        let new = accepted(store, &account, spec(name, (1, 0), &[]), [10, 20, 20, 30][n])?;
+        let new = accepted(
+            store,
+            &account,
+            spec(name, (1, 0), &[]),
+            [10, 20, 20, 30][n],
+        )?;
         store.accept_deployment(&new).await?;
         if name == "delta" {
             finish(store, &new.deployment, true, 99).await?;
         }
     }
     let all = Filter::default();
-    assert_eq!(names(store, &account, &all, (Sort::Name, false)).await?, ["alpha", "bravo", "charlie", "delta"]);
-    assert_eq!(names(store, &account, &all, (Sort::Name, true)).await?, ["delta", "charlie", "bravo", "alpha"]);
-    assert_eq!(names(store, &account, &all, (Sort::CreatedAt, false)).await?, ["delta", "alpha", "charlie", "bravo"]);
-    assert_eq!(names(store, &account, &all, (Sort::LastUpdated, true)).await?, ["delta", "bravo", "charlie", "alpha"]);
+    assert_eq!(
+        names(store, &account, &all, (Sort::Name, false)).await?,
+        ["alpha", "bravo", "charlie", "delta"]
+    );
+    assert_eq!(
+        names(store, &account, &all, (Sort::Name, true)).await?,
+        ["delta", "charlie", "bravo", "alpha"]
+    );
+    assert_eq!(
+        names(store, &account, &all, (Sort::CreatedAt, false)).await?,
+        ["delta", "alpha", "charlie", "bravo"]
+    );
+    assert_eq!(
+        names(store, &account, &all, (Sort::LastUpdated, true)).await?,
+        ["delta", "bravo", "charlie", "alpha"]
+    );
     let mut seen = Vec::new();
     for offset in 0..4 {
-        let (rows, total) = store.agents(&account, &all, (Sort::CreatedAt, true), offset, 1).await?;
+        let (rows, total) = store
+            .agents(&account, &all, (Sort::CreatedAt, true), offset, 1)
+            .await?;
         assert_eq!(total, 4);
         seen.push(rows[0].agent.agent_id.to_string());
     }
     assert_eq!(seen, ["bravo", "charlie", "alpha", "delta"]);
-    let (rows, total) = store.agents(&account, &all, (Sort::Name, false), 50, 10).await?;
-    assert_eq!((rows.len(), total), (0, 4), "past the end the total is still said");
+    let (rows, total) = store
+        .agents(&account, &all, (Sort::Name, false), 50, 10)
+        .await?;
+    assert_eq!(
+        (rows.len(), total),
+        (0, 4),
+        "past the end the total is still said"
+    );
     Ok(())
 }
 
@@ -329,19 +456,46 @@ pub async fn versions_artifacts_and_locks(store: &Store) -> Result<()> {
     store.accept_deployment(&first).await?;
     let version = first.version.clone().expect("a version");
     for n in 1..5 {
-        let mut more = accepted(store, &account, spec("echo", (1, n), &[]), 10 + n as i64 / 3)?;
+        let mut more = accepted(
+            store,
+            &account,
+            spec("echo", (1, n), &[]),
+            10 + n as i64 / 3,
+        )?;
         more.agent = None;
         assert!(store.accept_deployment(&more).await?);
     }
-    let kept = store.version(&account, &version.id).await?.expect("a version");
-    assert_eq!((kept.spec, kept.digest.as_str()), (version.spec.clone(), "sent"));
-    let named = store.version_named(&version.incarnation, &version.spec.version).await?;
+    let kept = store
+        .version(&account, &version.id)
+        .await?
+        .expect("a version");
+    assert_eq!(
+        (kept.spec, kept.digest.as_str()),
+        (version.spec.clone(), "sent")
+    );
+    let named = store
+        .version_named(&version.incarnation, &version.spec.version)
+        .await?;
     assert_eq!(named.expect("a version").id, version.id);
-    assert!(store.version_named(&version.incarnation, &semver::Version::new(9, 0, 0)).await?.is_none());
+    assert!(
+        store
+            .version_named(&version.incarnation, &semver::Version::new(9, 0, 0))
+            .await?
+            .is_none()
+    );
     let (rows, total) = store.versions(&version.incarnation, 1, 2).await?;
-    let names: Vec<_> = rows.iter().map(|row| row.spec.version.to_string()).collect();
-    assert_eq!((names, total), (vec!["1.3.0".to_owned(), "1.2.0".to_owned()], 5));
-    assert_eq!(store.artifact(&account, "code").await?.as_deref(), Some(&b"\0\x01def"[..]));
+    let names: Vec<_> = rows
+        .iter()
+        .map(|row| row.spec.version.to_string())
+        .collect();
+    assert_eq!(
+        (names, total),
+        (vec!["1.3.0".to_owned(), "1.2.0".to_owned()], 5)
+    );
+    assert_eq!(
+        store.artifact(&account, "code").await?.as_deref(),
+        Some(&b"\0\x01def"[..])
+    );
     assert!(store.artifact(&account, "none").await?.is_none());
     let environment = store.environment(&account, &version.id).await?;
     assert_eq!(environment.get("A").map(String::as_str), Some("b"));
@@ -353,7 +507,11 @@ pub async fn versions_artifacts_and_locks(store: &Store) -> Result<()> {
     assert!(store.lock(&account, &version.id).await?.is_none());
     store.keep_lock(&account, &version.id, &lock("one")).await?;
     store.keep_lock(&account, &version.id, &lock("two")).await?;
-    assert_eq!(store.lock(&account, &version.id).await?, Some(lock("one")), "the first one stays");
+    assert_eq!(
+        store.lock(&account, &version.id).await?,
+        Some(lock("one")),
+        "the first one stays"
+    );
     Ok(())
 }
 
@@ -363,17 +521,44 @@ pub async fn other_accounts_see_nothing(store: &Store) -> Result<()> {
     store.accept_deployment(&first).await?;
     route(store, &first, 11).await?;
     let second = accepted(store, &theirs, spec("echo", (1, 0), &[]), 10)?;
-    assert!(store.accept_deployment(&second).await?, "the same id in another account is another agent");
+    assert!(
+        store.accept_deployment(&second).await?,
+        "the same id in another account is another agent"
+    );
     let version = first.version.as_ref().expect("a version");
     assert!(store.version(&theirs, &version.id).await?.is_none());
     assert!(store.environment(&theirs, &version.id).await.is_err());
-    assert!(store.deployment(&theirs, &first.deployment.id).await?.is_none());
-    store.keep_lock(&ours, &version.id, &Lock { lock: "l".into(), digest: "d".into() }).await?;
+    assert!(
+        store
+            .deployment(&theirs, &first.deployment.id)
+            .await?
+            .is_none()
+    );
+    store
+        .keep_lock(
+            &ours,
+            &version.id,
+            &Lock {
+                lock: "l".into(),
+                digest: "d".into(),
+            },
+        )
+        .await?;
     assert!(store.lock(&theirs, &version.id).await?.is_none());
     assert!(store.artifact(&account("c"), "code").await?.is_none());
-    assert!(store.agent(&account("c"), &agent_id("echo")).await?.is_none());
-    let (rows, total) = store.agents(&theirs, &Filter::default(), (Sort::Name, false), 0, 9).await?;
-    assert_eq!((rows.len(), total, rows[0].status), (1, 1, Status::Deploying));
+    assert!(
+        store
+            .agent(&account("c"), &agent_id("echo"))
+            .await?
+            .is_none()
+    );
+    let (rows, total) = store
+        .agents(&theirs, &Filter::default(), (Sort::Name, false), 0, 9)
+        .await?;
+    assert_eq!(
+        (rows.len(), total, rows[0].status),
+        (1, 1, Status::Deploying)
+    );
     assert_eq!(store.count_agents(&theirs).await?, (1, 0));
     Ok(())
 }

@@ -184,10 +184,7 @@ pub async fn a_later_attempt_wins(store: &Store) -> Result<()> {
             .end_execution(end(&key, 2, Status::Completed, 10))
             .await?
     );
-    assert_eq!(
-        look(store, &key).await?.completed_at,
-        Some(Timestamp(10))
-    );
+    assert_eq!(look(store, &key).await?.completed_at, Some(Timestamp(10)));
     Ok(())
 }
 
@@ -207,8 +204,16 @@ pub async fn again_is_queued_until_it_is_due(store: &Store) -> Result<()> {
         (got.status, got.attempt, got.due_at, got.completed_at),
         (Status::Queued, 1, Timestamp(500), None)
     );
-    assert!(store.unfinished_executions(Timestamp(500), 10).await?.is_empty());
-    assert_eq!(store.unfinished_executions(Timestamp(501), 10).await?.len(), 1);
+    assert!(
+        store
+            .unfinished_executions(Timestamp(500), 10)
+            .await?
+            .is_empty()
+    );
+    assert_eq!(
+        store.unfinished_executions(Timestamp(501), 10).await?.len(),
+        1
+    );
     assert!(store.start_execution(start(&key, 2, 501)).await?);
     assert!(
         store
@@ -237,8 +242,16 @@ pub async fn a_loss_counts_and_queues(store: &Store) -> Result<()> {
         instance_id: None,
         error: None,
     }];
-    assert!(store.lose_execution(&key, 1, &attempts, Timestamp(9)).await?);
-    assert!(!store.lose_execution(&key, 1, &attempts, Timestamp(9)).await?);
+    assert!(
+        store
+            .lose_execution(&key, 1, &attempts, Timestamp(9))
+            .await?
+    );
+    assert!(
+        !store
+            .lose_execution(&key, 1, &attempts, Timestamp(9))
+            .await?
+    );
     let got = look(store, &key).await?;
     assert_eq!(
         (got.status, got.attempt, got.losses, got.due_at),
@@ -255,9 +268,21 @@ pub async fn only_the_queued_are_cancelled(store: &Store) -> Result<()> {
         store.insert_execution(new(key, 1)).await?;
     }
     store.start_execution(start(&running, 1, 2)).await?;
-    assert!(!store.cancel_queued_execution(&running, &failure, Timestamp(5)).await?);
-    assert!(store.cancel_queued_execution(&queued, &failure, Timestamp(5)).await?);
-    assert!(!store.cancel_queued_execution(&queued, &failure, Timestamp(6)).await?);
+    assert!(
+        !store
+            .cancel_queued_execution(&running, &failure, Timestamp(5))
+            .await?
+    );
+    assert!(
+        store
+            .cancel_queued_execution(&queued, &failure, Timestamp(5))
+            .await?
+    );
+    assert!(
+        !store
+            .cancel_queued_execution(&queued, &failure, Timestamp(6))
+            .await?
+    );
     let got = look(store, &queued).await?;
     assert_eq!(
         (got.status, got.completed_at, got.error),
@@ -294,19 +319,25 @@ pub async fn lists_filter_page_and_count(store: &Store) -> Result<()> {
         execution.caller.session_id = Some(if n % 2 == 0 { "even" } else { "odd" }.into());
         store.insert_execution(execution).await?;
         if n % 5 == 0 {
-            store.end_execution(end(&key, 1, Status::Completed, 2_000)).await?;
+            store
+                .end_execution(end(&key, 1, Status::Completed, 2_000))
+                .await?;
         }
     }
     let (account, agent) = (mine("x").account, mine("x").agent_id);
     let mut seen = Vec::new();
     for page in 0..3 {
-        let (rows, total) = store.executions(&account, &agent, &Filter::default(), page * 10, 10).await?;
+        let (rows, total) = store
+            .executions(&account, &agent, &Filter::default(), page * 10, 10)
+            .await?;
         assert_eq!(total, 25);
         seen.extend(rows.into_iter().map(|row| row.key.id.to_string()));
     }
     let expected: Vec<String> = (0..25).rev().map(|n| format!("e{n:02}")).collect();
     assert_eq!(seen, expected, "newest first, each once");
-    let (rows, total) = store.executions(&account, &agent, &Filter::default(), 100, 10).await?;
+    let (rows, total) = store
+        .executions(&account, &agent, &Filter::default(), 100, 10)
+        .await?;
     assert_eq!((rows.len(), total), (0, 25), "past the end");
 
     let done = Filter {
@@ -332,7 +363,10 @@ pub async fn lists_filter_page_and_count(store: &Store) -> Result<()> {
         session_id: Some("' OR 1=1 --".into()),
         ..Filter::default()
     };
-    assert_eq!(store.executions(&account, &agent, &session, 0, 10).await?.1, 0);
+    assert_eq!(
+        store.executions(&account, &agent, &session, 0, 10).await?.1,
+        0
+    );
     Ok(())
 }
 
@@ -342,13 +376,24 @@ pub async fn unfinished_by_due_time_and_no_others(store: &Store) -> Result<()> {
         store.insert_execution(new(&key, 100 - n)).await?;
     }
     store.start_execution(start(&mine("e1"), 1, 101)).await?;
-    store.end_execution(end(&mine("e2"), 1, Status::Failed, 101)).await?;
+    store
+        .end_execution(end(&mine("e2"), 1, Status::Failed, 101))
+        .await?;
     let failure = Failure::new(FailureCode::Cancelled, FailurePhase::Spawn, "c");
-    store.cancel_queued_execution(&mine("e3"), &failure, Timestamp(101)).await?;
-    let ids = |rows: Vec<Execution>| rows.iter().map(|row| row.key.id.to_string()).collect::<Vec<_>>();
+    store
+        .cancel_queued_execution(&mine("e3"), &failure, Timestamp(101))
+        .await?;
+    let ids = |rows: Vec<Execution>| {
+        rows.iter()
+            .map(|row| row.key.id.to_string())
+            .collect::<Vec<_>>()
+    };
     let due = store.unfinished_executions(Timestamp(100), 10).await?;
     assert_eq!(ids(due), ["e5", "e4", "e1"], "due before 100, oldest first");
-    assert_eq!(ids(store.unfinished_executions(Timestamp(101), 2).await?), ["e5", "e4"]);
+    assert_eq!(
+        ids(store.unfinished_executions(Timestamp(101), 2).await?),
+        ["e5", "e4"]
+    );
     Ok(())
 }
 
@@ -356,18 +401,33 @@ pub async fn purge_takes_the_old_in_slices(store: &Store) -> Result<()> {
     for n in 0..10_i64 {
         let key = mine(&format!("e{n}"));
         store.insert_execution(new(&key, 1)).await?;
-        store.end_execution(end(&key, 1, Status::Completed, 100 + n)).await?;
+        store
+            .end_execution(end(&key, 1, Status::Completed, 100 + n))
+            .await?;
     }
     store.insert_execution(new(&mine("open"), 1)).await?;
     assert_eq!(store.purge_executions(Timestamp(107), 5).await?, 5);
-    assert!(store.execution(&mine("e4")).await?.is_none(), "the oldest first");
+    assert!(
+        store.execution(&mine("e4")).await?.is_none(),
+        "the oldest first"
+    );
     assert!(store.execution(&mine("e5")).await?.is_some());
     assert_eq!(store.purge_executions(Timestamp(107), 5).await?, 2);
     assert_eq!(store.purge_executions(Timestamp(107), 5).await?, 0);
     let (rows, total) = store
-        .executions(&mine("x").account, &mine("x").agent_id, &Filter::default(), 0, 50)
+        .executions(
+            &mine("x").account,
+            &mine("x").agent_id,
+            &Filter::default(),
+            0,
+            50,
+        )
         .await?;
-    assert_eq!((rows.len(), total), (4, 4), "three that are young and one that is open");
+    assert_eq!(
+        (rows.len(), total),
+        (4, 4),
+        "three that are young and one that is open"
+    );
     Ok(())
 }
 
@@ -388,18 +448,31 @@ pub async fn every_text_comes_back_as_it_went(store: &Store) -> Result<()> {
         store.insert_execution(sent).await?;
         let mut done = end(&key, 1, Status::Completed, 5);
         done.output = Some(json(&quoted));
-        done.error = Some(Failure::new(FailureCode::HandlerRaised, FailurePhase::Handler, *text));
+        done.error = Some(Failure::new(
+            FailureCode::HandlerRaised,
+            FailurePhase::Handler,
+            *text,
+        ));
         store.end_execution(done).await?;
         let got = look(store, &key).await?;
         assert_eq!(got.caller.session_id.as_deref(), Some(*text));
         assert_eq!(got.output.expect("an output").get(), quoted);
         assert_eq!(got.error.expect("an error").message, *text);
-        assert_eq!(store.execution_input(&key).await?.expect("an input").get(), quoted);
+        assert_eq!(
+            store.execution_input(&key).await?.expect("an input").get(),
+            quoted
+        );
         let filter = Filter {
             session_id: Some((*text).to_owned()),
             ..Filter::default()
         };
-        assert_eq!(store.executions(&key.account, &key.agent_id, &filter, 0, 9).await?.1, 1);
+        assert_eq!(
+            store
+                .executions(&key.account, &key.agent_id, &filter, 0, 9)
+                .await?
+                .1,
+            1
+        );
     }
     // JSON writes NUL as an escape; it stays one.
     let key = mine("nul");
@@ -425,27 +498,61 @@ pub async fn a_megabyte_comes_back(store: &Store) -> Result<()> {
     let mut done = end(&key, 1, Status::Completed, 5);
     done.output = Some(json(&text));
     assert!(store.end_execution(done).await?);
-    assert_eq!(look(store, &key).await?.output.expect("an output").get(), text);
-    assert_eq!(store.execution_input(&key).await?.expect("an input").get(), text);
+    assert_eq!(
+        look(store, &key).await?.output.expect("an output").get(),
+        text
+    );
+    assert_eq!(
+        store.execution_input(&key).await?.expect("an input").get(),
+        text
+    );
     Ok(())
 }
 
 pub async fn accounts_do_not_meet(store: &Store) -> Result<()> {
-    let keys = [key("a", "echo", "e1"), key("b", "echo", "e1"), key("a", "other", "e1")];
+    let keys = [
+        key("a", "echo", "e1"),
+        key("b", "echo", "e1"),
+        key("a", "other", "e1"),
+    ];
     for (n, key) in keys.iter().enumerate() {
         let mut sent = new(key, 1);
         sent.input = json(&n.to_string());
-        assert!(store.insert_execution(sent).await?, "the same id elsewhere is another execution");
+        assert!(
+            store.insert_execution(sent).await?,
+            "the same id elsewhere is another execution"
+        );
     }
     assert!(store.start_execution(start(&keys[0], 1, 2)).await?);
-    assert!(store.end_execution(end(&keys[0], 1, Status::Completed, 3)).await?);
+    assert!(
+        store
+            .end_execution(end(&keys[0], 1, Status::Completed, 3))
+            .await?
+    );
     for key in &keys[1..] {
         assert_eq!(look(store, key).await?.status, Status::Queued);
-        assert_eq!(store.executions(&key.account, &key.agent_id, &Filter::default(), 0, 9).await?.1, 1);
+        assert_eq!(
+            store
+                .executions(&key.account, &key.agent_id, &Filter::default(), 0, 9)
+                .await?
+                .1,
+            1
+        );
     }
-    assert_eq!(store.execution_input(&keys[1]).await?.expect("an input").get(), "1");
+    assert_eq!(
+        store
+            .execution_input(&keys[1])
+            .await?
+            .expect("an input")
+            .get(),
+        "1"
+    );
     let failure = Failure::new(FailureCode::Cancelled, FailurePhase::Spawn, "c");
-    assert!(store.cancel_queued_execution(&keys[1], &failure, Timestamp(9)).await?);
+    assert!(
+        store
+            .cancel_queued_execution(&keys[1], &failure, Timestamp(9))
+            .await?
+    );
     assert_eq!(look(store, &keys[2]).await?.status, Status::Queued);
     Ok(())
 }

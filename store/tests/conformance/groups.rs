@@ -46,10 +46,17 @@ pub async fn two_thousand_writers_each_win_once(store: &Store) -> Result<()> {
         // A start may come after the end, and then nobody starts.
         assert!(counts[1] <= 1, "starts of e{which}");
         assert_eq!(counts[2], 1, "ends of e{which}");
-        let row = store.execution(&mine(&format!("e{which}"))).await?.expect("a row");
+        let row = store
+            .execution(&mine(&format!("e{which}")))
+            .await?
+            .expect("a row");
         assert_eq!(row.status, Status::Completed);
         let output = row.output.expect("an output");
-        assert_eq!(Some(output.get().parse().expect("a number")), enders[which], "the outcome is the winner's");
+        assert_eq!(
+            Some(output.get().parse().expect("a number")),
+            enders[which],
+            "the outcome is the winner's"
+        );
     }
     Ok(())
 }
@@ -60,14 +67,29 @@ pub async fn the_same_key_twice_in_one_batch(store: &Store) -> Result<()> {
         let key = mine(&format!("e{round}"));
         store.insert_execution(new(&key, 1)).await?;
         let writes = (0..8).map(|n| {
-            let mut done = end(&key, 1, if n % 2 == 0 { Status::Failed } else { Status::Completed }, 10 + n);
+            let mut done = end(
+                &key,
+                1,
+                if n % 2 == 0 {
+                    Status::Failed
+                } else {
+                    Status::Completed
+                },
+                10 + n,
+            );
             done.output = Some(json(&n.to_string()));
             store.end_execution(done)
         });
         let answers: Vec<bool> = futures_in_order(writes).await?;
-        assert_eq!(answers, [true, false, false, false, false, false, false, false]);
+        assert_eq!(
+            answers,
+            [true, false, false, false, false, false, false, false]
+        );
         let row = store.execution(&key).await?.expect("a row");
-        assert_eq!((row.status, row.output.expect("an output").get()), (Status::Failed, "0"));
+        assert_eq!(
+            (row.status, row.output.expect("an output").get()),
+            (Status::Failed, "0")
+        );
     }
     // A second attempt that ends in the same batch as the first: both count, in order.
     let key = mine("again");
@@ -126,7 +148,11 @@ pub async fn a_refused_row_takes_nobody_with_it(store: &Store) -> Result<()> {
             }
             std::task::Poll::Pending => true,
         });
-        if waiting.is_empty() { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+        if waiting.is_empty() {
+            std::task::Poll::Ready(())
+        } else {
+            std::task::Poll::Pending
+        }
     })
     .await;
     for done in tasks {

@@ -27,7 +27,10 @@ pub async fn an_empty_store_begins_once(store: &Store) -> Result<()> {
     assert!(store.begin(&first).await?);
     assert!(!store.begin(&new_key(store, &account("a"), "two")).await?);
     let found = store.key(&first.hash).await?.expect("the first key");
-    assert_eq!((found.id, found.permissions), (first.id, Key::all_permissions()));
+    assert_eq!(
+        (found.id, found.permissions),
+        (first.id, Key::all_permissions())
+    );
     assert!(store.key(&store.hash_key("two")).await?.is_none());
     store.ping().await?;
     assert!(store.connections() > 0);
@@ -51,11 +54,22 @@ pub async fn found_by_hash_until_revoked(store: &Store) -> Result<()> {
     assert!(store.insert_key(&twice).await.is_err());
 
     let found = store.key(&only.hash).await?.expect("a key");
-    assert_eq!((found.account, found.expires_at), (account("a"), Some(Timestamp(99))));
-    assert_eq!((found.permissions, found.agents), (only.permissions.clone(), only.agents.clone()));
-    store.revoke_agent_keys(&account("a"), &agent("echo"), Timestamp(5)).await?;
+    assert_eq!(
+        (found.account, found.expires_at),
+        (account("a"), Some(Timestamp(99)))
+    );
+    assert_eq!(
+        (found.permissions, found.agents),
+        (only.permissions.clone(), only.agents.clone())
+    );
+    store
+        .revoke_agent_keys(&account("a"), &agent("echo"), Timestamp(5))
+        .await?;
     assert!(store.key(&only.hash).await?.is_none());
-    assert!(store.key(&both.hash).await?.is_some(), "it opens another agent too");
+    assert!(
+        store.key(&both.hash).await?.is_some(),
+        "it opens another agent too"
+    );
     assert!(store.key(&foreign.hash).await?.is_some());
     Ok(())
 }

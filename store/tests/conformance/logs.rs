@@ -25,7 +25,9 @@ fn entry(key: &Key, seq: i64, at: i64, message: &str) -> Entry {
 /// A write that is answered after lines were handed in: then they are there.
 async fn settle(store: &Store) -> Result<()> {
     let id = format!("settle-{}", uuid::Uuid::now_v7().as_simple());
-    store.insert_execution(new(&key("settle", "settle", &id), 1)).await?;
+    store
+        .insert_execution(new(&key("settle", "settle", &id), 1))
+        .await?;
     Ok(())
 }
 
@@ -33,7 +35,9 @@ pub async fn lines_in_order_from_where_one_stopped(store: &Store) -> Result<()> 
     store.append_logs(Vec::new()).await?;
     let mine = mine("e1");
     // More than one statement of them, out of order.
-    let lines = (0..1200).rev().map(|n| entry(&mine, n, 50 - n / 100, &format!("line {n}")));
+    let lines = (0..1200)
+        .rev()
+        .map(|n| entry(&mine, n, 50 - n / 100, &format!("line {n}")));
     store.append_logs(lines.collect()).await?;
     let mut odd = entry(&mine, 1200, 60, "a\0b '\"$1 🦀");
     odd.line.context = Some(serde_json::json!({"k": "x\0y", "n": 1}));
@@ -47,7 +51,10 @@ pub async fn lines_in_order_from_where_one_stopped(store: &Store) -> Result<()> 
     assert_eq!(first[7].line.message, "line 7");
     let odd = &rest[rest.len() - 1].line;
     assert_eq!(odd.message, "a\u{FFFD}b '\"$1 🦀");
-    assert_eq!(odd.context, Some(serde_json::json!({"k": "x\u{FFFD}y", "n": 1})));
+    assert_eq!(
+        odd.context,
+        Some(serde_json::json!({"k": "x\u{FFFD}y", "n": 1}))
+    );
     assert_eq!((odd.level, odd.timestamp), (Level::Warn, Timestamp(60)));
     Ok(())
 }
@@ -65,10 +72,25 @@ pub async fn an_agents_newest_lines(store: &Store) -> Result<()> {
         ])
         .await?;
     settle(store).await?;
-    let lines = store.agent_logs(&account("a"), &agent("echo"), Timestamp(20), 2).await?;
-    let seen: Vec<_> = lines.iter().map(|kept| (kept.line.message.as_str(), kept.execution_id.is_some())).collect();
-    assert_eq!(seen, [("outside", false), ("c", true)], "the newest two, oldest first");
-    assert_eq!(store.agent_logs(&account("a"), &agent("echo"), Timestamp(20), 9).await?.len(), 3);
+    let lines = store
+        .agent_logs(&account("a"), &agent("echo"), Timestamp(20), 2)
+        .await?;
+    let seen: Vec<_> = lines
+        .iter()
+        .map(|kept| (kept.line.message.as_str(), kept.execution_id.is_some()))
+        .collect();
+    assert_eq!(
+        seen,
+        [("outside", false), ("c", true)],
+        "the newest two, oldest first"
+    );
+    assert_eq!(
+        store
+            .agent_logs(&account("a"), &agent("echo"), Timestamp(20), 9)
+            .await?
+            .len(),
+        3
+    );
     assert_eq!(store.count_logs(Timestamp(10), Timestamp(30)).await?, 3);
     Ok(())
 }
@@ -95,10 +117,21 @@ pub async fn purged_by_age_in_slices(store: &Store) -> Result<()> {
 
 pub async fn lines_of_other_accounts_stay_there(store: &Store) -> Result<()> {
     let (ours, theirs) = (key("a", "echo", "e1"), key("b", "echo", "e1"));
-    store.append_logs(vec![entry(&ours, 0, 1, "ours"), entry(&theirs, 0, 1, "theirs")]).await?;
+    store
+        .append_logs(vec![
+            entry(&ours, 0, 1, "ours"),
+            entry(&theirs, 0, 1, "theirs"),
+        ])
+        .await?;
     settle(store).await?;
     let lines = store.execution_logs(&ours, -1, 9).await?;
     assert_eq!((lines.len(), lines[0].line.message.as_str()), (1, "ours"));
-    assert_eq!(store.agent_logs(&account("b"), &agent("echo"), Timestamp(0), 9).await?.len(), 1);
+    assert_eq!(
+        store
+            .agent_logs(&account("b"), &agent("echo"), Timestamp(0), 9)
+            .await?
+            .len(),
+        1
+    );
     Ok(())
 }

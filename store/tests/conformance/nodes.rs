@@ -44,10 +44,18 @@ pub async fn beats_replace(store: &Store) -> Result<()> {
     one.heartbeat_at = Timestamp(9);
     one.capacity.promised_mb = 128;
     store.beat(&one).await?;
-    store.beat(&Node { id: node(2), ..one.clone() }).await?;
+    store
+        .beat(&Node {
+            id: node(2),
+            ..one.clone()
+        })
+        .await?;
     let nodes = store.nodes().await?;
     assert_eq!(nodes.len(), 2);
-    assert_eq!((&nodes[0].id, &nodes[0].boot_id, nodes[0].heartbeat_at), (&node(1), &boot(2), Timestamp(9)));
+    assert_eq!(
+        (&nodes[0].id, &nodes[0].boot_id, nodes[0].heartbeat_at),
+        (&node(1), &boot(2), Timestamp(9))
+    );
     assert_eq!(nodes[0].capacity, one.capacity);
     Ok(())
 }
@@ -57,27 +65,56 @@ pub async fn envelopes_grow_by_generations(store: &Store) -> Result<()> {
     let new = accepted(store, &ours, spec("echo", (1, 0), &[]), 1)?;
     store.accept_deployment(&new).await?;
     let mine = new.version.expect("a version").id;
-    let place = async |node: &NodeId, state, min, max| store.place(&ours, node, &mine, state, min, max, Timestamp(1)).await;
+    let place = async |node: &NodeId, state, min, max| {
+        store
+            .place(&ours, node, &mine, state, min, max, Timestamp(1))
+            .await
+    };
     assert_eq!(place(&node(1), State::Serving, 1, 9).await?, 1);
     assert_eq!(place(&node(2), State::Serving, 0, 1).await?, 1);
     assert_eq!(place(&node(1), State::Retiring, 0, 0).await?, 2);
-    let placed = store.envelope(&ours, &node(1), &mine).await?.expect("an envelope");
-    assert_eq!((placed.envelope.generation, placed.envelope.state), (2, State::Retiring));
-    assert_eq!((placed.envelope.min_instances, placed.envelope.max_instances), (0, 0));
+    let placed = store
+        .envelope(&ours, &node(1), &mine)
+        .await?
+        .expect("an envelope");
+    assert_eq!(
+        (placed.envelope.generation, placed.envelope.state),
+        (2, State::Retiring)
+    );
+    assert_eq!(
+        (placed.envelope.min_instances, placed.envelope.max_instances),
+        (0, 0)
+    );
     assert_eq!(store.envelopes_of_version(&ours, &mine).await?.len(), 2);
     assert_eq!(place(&node(1), State::Retired, 0, 0).await?, 3);
     assert_eq!(store.envelopes_of_version(&ours, &mine).await?.len(), 1);
     assert_eq!(store.envelopes_of_node(&node(1)).await?.len(), 0);
     assert_eq!(store.envelopes_of_node(&node(2)).await?.len(), 1);
-    let of_agent = store.envelopes_of_agent(&ours, &incarnation(&ours, "echo")).await?;
+    let of_agent = store
+        .envelopes_of_agent(&ours, &incarnation(&ours, "echo"))
+        .await?;
     assert_eq!(of_agent.len(), 1);
-    assert!(store.envelopes_of_agent(&account("b"), &incarnation(&ours, "echo")).await?.is_empty());
-    assert!(store.envelope(&account("b"), &node(2), &mine).await?.is_none());
+    assert!(
+        store
+            .envelopes_of_agent(&account("b"), &incarnation(&ours, "echo"))
+            .await?
+            .is_empty()
+    );
+    assert!(
+        store
+            .envelope(&account("b"), &node(2), &mine)
+            .await?
+            .is_none()
+    );
     // At once from many: every generation is given once.
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..20 {
         let (store, ours, mine) = (store.clone(), ours.clone(), mine.clone());
-        tasks.spawn(async move { store.place(&ours, &node(3), &mine, State::Serving, 1, 1, Timestamp(1)).await });
+        tasks.spawn(async move {
+            store
+                .place(&ours, &node(3), &mine, State::Serving, 1, 1, Timestamp(1))
+                .await
+        });
     }
     let mut given = Vec::new();
     while let Some(done) = tasks.join_next().await {
@@ -112,17 +149,48 @@ pub async fn instances_live_and_end(store: &Store) -> Result<()> {
     store.keep_instance(&living(3, boot(2))).await?;
     one.state = instance::State::Failed;
     one.ended_at = Some(Timestamp(50));
-    one.failure = Some(Failure::new(FailureCode::InitFailed, FailurePhase::Import, "no module"));
+    one.failure = Some(Failure::new(
+        FailureCode::InitFailed,
+        FailurePhase::Import,
+        "no module",
+    ));
     store.keep_instance(&one).await?;
-    let rows = store.living_instances(&account("a"), &agent("echo")).await?;
+    let rows = store
+        .living_instances(&account("a"), &agent("echo"))
+        .await?;
     assert_eq!(rows.len(), 2);
-    assert_eq!((rows[0].pid, rows[0].state), (Some(77), instance::State::Starting));
-    assert!(store.living_instances(&account("b"), &agent("echo")).await?.is_empty());
-    assert_eq!(store.end_instances_of_earlier_boots(&node(1), &boot(2), Timestamp(60)).await?, 1);
-    assert_eq!(store.living_instances(&account("a"), &agent("echo")).await?.len(), 1);
+    assert_eq!(
+        (rows[0].pid, rows[0].state),
+        (Some(77), instance::State::Starting)
+    );
+    assert!(
+        store
+            .living_instances(&account("b"), &agent("echo"))
+            .await?
+            .is_empty()
+    );
+    assert_eq!(
+        store
+            .end_instances_of_earlier_boots(&node(1), &boot(2), Timestamp(60))
+            .await?,
+        1
+    );
+    assert_eq!(
+        store
+            .living_instances(&account("a"), &agent("echo"))
+            .await?
+            .len(),
+        1
+    );
     assert_eq!(store.purge_instances(Timestamp(60)).await?, 1);
     assert_eq!(store.purge_instances(Timestamp(61)).await?, 1);
-    assert_eq!(store.living_instances(&account("a"), &agent("echo")).await?.len(), 1);
+    assert_eq!(
+        store
+            .living_instances(&account("a"), &agent("echo"))
+            .await?
+            .len(),
+        1
+    );
     Ok(())
 }
 
@@ -142,10 +210,21 @@ pub async fn scaling_is_kept_newest_first(store: &Store) -> Result<()> {
         store.note_scaling(&event(n, "a")).await?;
     }
     store.note_scaling(&event(9, "b")).await?;
-    let kept = store.scaling_events(&account("a"), &agent("echo"), 2).await?;
+    let kept = store
+        .scaling_events(&account("a"), &agent("echo"), 2)
+        .await?;
     assert_eq!(kept, [event(3, "a"), event(2, "a")]);
-    assert_eq!((kept[0].action(), kept[1].action()), ("scale_down", "scale_up"));
+    assert_eq!(
+        (kept[0].action(), kept[1].action()),
+        ("scale_down", "scale_up")
+    );
     store.purge_instances(Timestamp(3)).await?;
-    assert_eq!(store.scaling_events(&account("a"), &agent("echo"), 9).await?.len(), 1);
+    assert_eq!(
+        store
+            .scaling_events(&account("a"), &agent("echo"), 9)
+            .await?
+            .len(),
+        1
+    );
     Ok(())
 }
