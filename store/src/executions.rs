@@ -160,6 +160,61 @@ impl New {
     }
 }
 
+/// Rows that are written once, with their end.
+pub(crate) fn whole<'a, DB>(rows: impl Iterator<Item = (&'a New, &'a End)>) -> QueryBuilder<DB>
+where
+    DB: Database,
+    String: Type<DB> + for<'q> Encode<'q, DB>,
+    Option<String>: Type<DB> + for<'q> Encode<'q, DB>,
+    i64: Type<DB> + for<'q> Encode<'q, DB>,
+    Option<i64>: Type<DB> + for<'q> Encode<'q, DB>,
+    f64: Type<DB> + for<'q> Encode<'q, DB>,
+    Option<f64>: Type<DB> + for<'q> Encode<'q, DB>,
+{
+    let mut query = QueryBuilder::new(
+        "INSERT INTO executions (account, agent_id, id, version_id, mode, priority, session_id, caller, options, input, accepted_at, losses, \
+         attempt, status, due_at, started_at, completed_at, attempts, instance_id, output, error, duration_ms, queue_ms, cpu_ms, memory_peak_mb, \
+         tokens, metrics, logs_dropped) ",
+    );
+    query.push_values(rows, |mut row, (new, end)| {
+        let usage = &end.usage;
+        row.push_bind(new.key.account.as_str().to_owned())
+            .push_bind(new.key.agent_id.as_str().to_owned())
+            .push_bind(new.key.id.as_str().to_owned())
+            .push_bind(new.version_id.as_str().to_owned())
+            .push_bind(new.mode.as_str().to_owned())
+            .push_bind(new.priority.as_str().to_owned())
+            .push_bind(new.caller.session_id.clone())
+            .push_bind(json(&new.caller).unwrap_or_default())
+            .push_bind(json(&new.options).unwrap_or_default())
+            .push_bind(new.input.get().to_owned())
+            .push_bind(new.accepted_at.0)
+            .push("0")
+            .push_bind(i64::from(end.attempt))
+            .push_bind(end.status.as_str().to_owned())
+            .push_bind(end.due_at.0)
+            .push_bind(end.started_at.map(|at| at.0))
+            .push_bind(end.completed_at.map(|at| at.0))
+            .push_bind(json(&end.attempts).unwrap_or_default())
+            .push_bind(end.instance_id.as_ref().map(|id| id.as_str().to_owned()))
+            .push_bind(end.output.as_ref().map(|output| output.get().to_owned()))
+            .push_bind(end.error.as_ref().and_then(|error| json(error).ok()))
+            .push_bind(end.duration_ms)
+            .push_bind(end.queue_ms)
+            .push_bind(usage.cpu_ms)
+            .push_bind(usage.memory_peak_mb)
+            .push_bind(usage.tokens)
+            .push_bind(if usage.metrics.is_empty() {
+                None
+            } else {
+                json(&usage.metrics).ok()
+            })
+            .push_bind(i64::try_from(usage.logs_dropped).unwrap_or(i64::MAX));
+    });
+    query.push(" ON CONFLICT DO NOTHING RETURNING account, agent_id, id");
+    query
+}
+
 impl Start {
     pub(crate) fn statement<'a, DB>(rows: impl Iterator<Item = &'a Self>) -> QueryBuilder<DB>
     where

@@ -6,7 +6,7 @@
 
 use crate::{
     db::{Db, failed},
-    executions::{End, New, Progress, Start},
+    executions::{self, End, Key, New, Progress, Start},
     logs::Entry,
 };
 use domain::{Error, Kind, Result};
@@ -23,7 +23,7 @@ use tokio::{
 const QUEUE: usize = 16_384;
 /// Writes in one commit.
 const BATCH: usize = 512;
-/// Rows in one statement: 500 rows of 22 columns stay below what both engines can bind (32,766).
+/// Rows in one statement: 500 rows of 30 columns stay below what both engines can bind (32,766).
 const ROWS: usize = 500;
 
 pub(crate) type Answer = oneshot::Sender<Result<bool>>;
@@ -79,8 +79,17 @@ impl Writer {
     }
 }
 
+/// An execution that began and ended within one batch: one row is written once.
+struct Whole {
+    new: Box<New>,
+    inserted: Answer,
+    end: Box<End>,
+    ended: Answer,
+}
+
 #[derive(Default)]
 struct Batch {
+    wholes: Vec<Whole>,
     inserts: Vec<(Box<New>, Answer)>,
     starts: Vec<(Box<Start>, Answer)>,
     ends: Vec<(Box<End>, Answer)>,
@@ -101,8 +110,43 @@ impl Batch {
         }
     }
 
+    /// Brings inserts and ends of the same row together. A row whose id its caller chose may be there already, and one that is
+    /// started in this batch has a state in between: both take the long way.
+    fn join(&mut self) {
+        if self.inserts.is_empty() || self.ends.is_empty() {
+            return;
+        }
+        let started: HashSet<Key> = self
+            .starts
+            .iter()
+            .map(|(start, _)| start.key.clone())
+            .collect();
+        let joins = |new: &New| new.body_digest.is_none() && !started.contains(&new.key);
+        let mut fresh: HashMap<Key, (Box<New>, Answer)> = HashMap::new();
+        for (new, answer) in std::mem::take(&mut self.inserts) {
+            if joins(&new) && !fresh.contains_key(&new.key) {
+                fresh.insert(new.key.clone(), (new, answer));
+            } else {
+                self.inserts.push((new, answer));
+            }
+        }
+        for (end, ended) in std::mem::take(&mut self.ends) {
+            match fresh.remove(&end.key).filter(|_| end.status.is_terminal()) {
+                Some((new, inserted)) => self.wholes.push(Whole {
+                    new,
+                    inserted,
+                    end,
+                    ended,
+                }),
+                None => self.ends.push((end, ended)),
+            }
+        }
+        self.inserts.extend(fresh.into_values());
+    }
+
     fn len(&self) -> usize {
-        self.inserts.len()
+        self.wholes.len()
+            + self.inserts.len()
             + self.starts.len()
             + self.ends.len()
             + self.progress.len()
@@ -111,6 +155,10 @@ impl Batch {
 
     /// The same writes in the same order, each alone.
     fn apart(self) -> impl Iterator<Item = Self> {
+        let wholes = self.wholes.into_iter().map(|one| Self {
+            wholes: vec![one],
+            ..Self::default()
+        });
         let inserts = self.inserts.into_iter().map(|one| Self {
             inserts: vec![one],
             ..Self::default()
@@ -135,7 +183,8 @@ impl Batch {
             flushes: self.flushes,
             ..Self::default()
         });
-        inserts
+        wholes
+            .chain(inserts)
             .chain(starts)
             .chain(ends)
             .chain(progress)
@@ -151,6 +200,7 @@ async fn run(db: Db, mut ops: mpsc::Receiver<Op>) {
         for op in waiting.drain(..) {
             batch.add(op);
         }
+        batch.join();
         match commit(&db, &batch).await {
             // Refused as a whole: one row is bad, or two processes locked the same rows. A database that is gone is not asked
             // again: every caller decides for itself.
@@ -158,24 +208,25 @@ async fn run(db: Db, mut ops: mpsc::Receiver<Op>) {
                 tracing::warn!(error = ?error, writes = batch.len(), "a batch of writes was refused and is written one by one");
                 for one in batch.apart() {
                     let changed = commit(&db, &one).await;
-                    finish(one, changed);
+                    finish(one, &changed);
                 }
             }
-            changed => finish(batch, changed),
+            changed => finish(batch, &changed),
         }
     }
 }
 
-fn finish(batch: Batch, changed: Result<Changed>) {
-    if let Err(error) = &changed {
+fn finish(batch: Batch, changed: &Result<Changed>) {
+    if let Err(error) = changed {
         tracing::error!(error = ?error, writes = batch.len(), "a batch of writes was not committed");
     }
-    answer(batch, &changed);
+    answer(batch, changed);
 }
 
 /// Which of a batch's rows were changed, by their place in it.
 #[derive(Default)]
 struct Changed {
+    wholes: HashSet<usize>,
     inserts: HashSet<usize>,
     starts: HashSet<usize>,
     ends: HashSet<usize>,
@@ -195,6 +246,13 @@ fn answer(batch: Batch, changed: &Result<Changed>) {
                 .ok();
         }
     };
+    let (inserted, ended) = batch
+        .wholes
+        .into_iter()
+        .map(|whole| (whole.inserted, whole.ended))
+        .unzip();
+    say(inserted, |changed| &changed.wholes);
+    say(ended, |changed| &changed.wholes);
     say(
         batch
             .inserts
@@ -218,10 +276,10 @@ fn answer(batch: Batch, changed: &Result<Changed>) {
 
 /// Runs one kind of a batch's keyed writes: statements of at most [`ROWS`] rows, no key twice in one of them.
 macro_rules! keyed {
-    ($connection:expr, $writes:expr, $kind:ident, $changed:expr) => {
-        for round in rounds($writes.iter().map(|(write, _)| write.key.words())) {
+    ($connection:expr, $writes:expr, $statement:path, $one:ident => $key:expr, $row:expr, $changed:expr) => {
+        for round in rounds($writes.iter().map(|$one| $key.words())) {
             for places in round.chunks(ROWS) {
-                let mut query = $kind::statement(places.iter().map(|at| $writes[*at].0.as_ref()));
+                let mut query = $statement(places.iter().map(|at| &$writes[*at]).map(|$one| $row));
                 let rows = query
                     .build_query_as::<(String, String, String)>()
                     .persistent(places.len() == 1)
@@ -229,7 +287,8 @@ macro_rules! keyed {
                     .await?;
                 let rows: HashSet<(String, String, String)> = rows.into_iter().collect();
                 $changed.extend(places.iter().filter(|at| {
-                    let key = $writes[**at].0.key.words();
+                    let $one = &$writes[**at];
+                    let key = $key.words();
                     rows.contains(&(key.0.to_owned(), key.1.to_owned(), key.2.to_owned()))
                 }));
             }
@@ -241,9 +300,10 @@ macro_rules! keyed {
 macro_rules! apply {
     ($connection:expr, $batch:expr) => {{
         let mut changed = Changed::default();
-        keyed!($connection, $batch.inserts, New, changed.inserts);
-        keyed!($connection, $batch.starts, Start, changed.starts);
-        keyed!($connection, $batch.ends, End, changed.ends);
+        keyed!($connection, $batch.wholes, executions::whole, one => one.new.key, (one.new.as_ref(), one.end.as_ref()), changed.wholes);
+        keyed!($connection, $batch.inserts, New::statement, one => one.0.key, one.0.as_ref(), changed.inserts);
+        keyed!($connection, $batch.starts, Start::statement, one => one.0.key, one.0.as_ref(), changed.starts);
+        keyed!($connection, $batch.ends, End::statement, one => one.0.key, one.0.as_ref(), changed.ends);
         for progress in &$batch.progress {
             progress
                 .statement()
