@@ -1,12 +1,6 @@
 //! What every handler shares.
 
-use crate::{
-    config::Config,
-    keys::Keys,
-    known::Agents,
-    meter::Meter,
-    ready::Readiness,
-};
+use crate::{config::Config, keys::Keys, known::Agents, meter::Meter, ready::Readiness};
 use bus::Bus;
 use domain::Timestamp;
 use proto::peer::Peers;

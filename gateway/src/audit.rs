@@ -12,7 +12,10 @@ pub struct Subject(pub String);
 /// What will be noted of an answered request.
 pub fn record(who: &Who, action: &str, path: String, at: Timestamp, response: &Response) -> Record {
     let code = response.extensions().get::<Code>().map(|code| code.0);
-    let subject = response.extensions().get::<Subject>().map(|subject| subject.0.clone());
+    let subject = response
+        .extensions()
+        .get::<Subject>()
+        .map(|subject| subject.0.clone());
     Record {
         id: format!("aud_{}", uuid::Uuid::now_v7().as_simple()),
         account: who.key.account.clone(),

@@ -35,14 +35,19 @@ async fn collect(body: Body, limit: usize) -> Answer<Bytes> {
     loop {
         let next = tokio::time::timeout(SILENCE, chunks.next()).await;
         let Ok(next) = next else {
-            let message = format!("the body stopped for {} s; send it again", SILENCE.as_secs());
+            let message = format!(
+                "the body stopped for {} s; send it again",
+                SILENCE.as_secs()
+            );
             return Err(Error::new(Kind::Timeout, message).into());
         };
         let chunk = match next {
             None => break,
             Some(Ok(chunk)) => chunk,
             Some(Err(error)) => {
-                return Err(Error::fault("body", "ended before its declared length").because(error).into());
+                return Err(Error::fault("body", "ended before its declared length")
+                    .because(error)
+                    .into());
             }
         };
         let so_far = rest.as_ref().map_or(first.len(), BytesMut::len);
@@ -65,21 +70,31 @@ async fn collect(body: Body, limit: usize) -> Answer<Bytes> {
 }
 
 fn too_large(limit: usize) -> Error {
-    Error::new(Kind::TooLarge, format!("the body is too large; allowed are at most {limit} bytes"))
+    Error::new(
+        Kind::TooLarge,
+        format!("the body is too large; allowed are at most {limit} bytes"),
+    )
 }
 
 /// `application/json` or `application/…+json` (RFC 6838), with any parameters.
 fn is_json(headers: &HeaderMap) -> bool {
-    let Some(value) = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()) else {
+    let Some(value) = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+    else {
         return false;
     };
     let essence = value.split(';').next().unwrap_or("").trim();
     let Some((kind, subtype)) = essence.split_once('/') else {
         return false;
     };
-    let suffix = subtype.len().checked_sub(5).and_then(|at| subtype.get(at..));
+    let suffix = subtype
+        .len()
+        .checked_sub(5)
+        .and_then(|at| subtype.get(at..));
     kind.eq_ignore_ascii_case("application")
-        && (subtype.eq_ignore_ascii_case("json") || suffix.is_some_and(|suffix| suffix.eq_ignore_ascii_case("+json")))
+        && (subtype.eq_ignore_ascii_case("json")
+            || suffix.is_some_and(|suffix| suffix.eq_ignore_ascii_case("+json")))
 }
 
 #[cfg(test)]
@@ -96,21 +111,37 @@ mod tests {
 
     #[tokio::test]
     async fn only_json_and_only_so_much() {
-        for good in ["application/json", "Application/JSON; charset=utf-8", "application/problem+json"] {
+        for good in [
+            "application/json",
+            "Application/JSON; charset=utf-8",
+            "application/problem+json",
+        ] {
             assert_eq!(read(request(Some(good), "{}"), 2).await.expect(good), "{}");
         }
-        for bad in [None, Some("text/plain"), Some("application/x-www-form-urlencoded"), Some("json"), Some("application/jsonx")] {
+        for bad in [
+            None,
+            Some("text/plain"),
+            Some("application/x-www-form-urlencoded"),
+            Some("json"),
+            Some("application/jsonx"),
+        ] {
             assert!(read(request(bad, "{}"), 2).await.is_err(), "{bad:?}");
         }
-        let large = read(request(Some("application/json"), "{} "), 2).await.expect_err("too large");
+        let large = read(request(Some("application/json"), "{} "), 2)
+            .await
+            .expect_err("too large");
         assert_eq!(large.kind(), Kind::TooLarge);
     }
 
     #[tokio::test]
     async fn pieces_are_put_together_and_counted() {
         let pieces = ["{\"a\"", ": [1, ", "2]", "}"];
-        let stream = || Body::from_stream(futures::stream::iter(pieces.map(Ok::<_, std::io::Error>)));
-        assert_eq!(collect(stream(), 100).await.expect("all"), "{\"a\": [1, 2]}");
+        let stream =
+            || Body::from_stream(futures::stream::iter(pieces.map(Ok::<_, std::io::Error>)));
+        assert_eq!(
+            collect(stream(), 100).await.expect("all"),
+            "{\"a\": [1, 2]}"
+        );
         assert!(collect(stream(), 10).await.is_err());
     }
 }

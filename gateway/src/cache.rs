@@ -65,30 +65,36 @@ impl<K: Eq + Hash + Clone, V: Clone> Cache<K, V> {
         life: impl Fn(&V) -> Life,
         read: impl AsyncFnOnce() -> Result<Option<V>>,
     ) -> Result<Option<V>> {
-        let stale = match self.find(key) {
-            Found::Fresh(value) => return Ok(Some(value)),
-            Found::Stale(value) => Some(value),
-            Found::Nothing => None,
-        };
-        let permit = self.readers.acquire().await;
-        if stale.is_none()
-            && let Found::Fresh(value) | Found::Stale(value) = self.find(key)
-        {
-            return Ok(Some(value));
-        }
-        let drops = self.drops.load(Ordering::SeqCst);
-        let value = match (read().await, stale) {
-            (Ok(value), _) => value,
+        match self.find(key) {
+            Found::Fresh(value) => Ok(Some(value)),
             // What was true a moment ago serves better than a refusal.
-            (Err(_), Some(value)) => return Ok(Some(value)),
-            (Err(error), None) => return Err(error),
-        };
-        drop(permit);
+            Found::Stale(value) => Ok(self.renew(key, life, read).await.unwrap_or(Some(value))),
+            Found::Nothing => {
+                // Closed never: a refused permit would only mean one reader more.
+                let _permit = self.readers.acquire().await;
+                if let Found::Fresh(value) | Found::Stale(value) = self.find(key) {
+                    return Ok(Some(value));
+                }
+                self.renew(key, life, read).await
+            }
+        }
+    }
+
+    async fn renew(
+        &self,
+        key: &K,
+        life: impl Fn(&V) -> Life,
+        read: impl AsyncFnOnce() -> Result<Option<V>>,
+    ) -> Result<Option<V>> {
+        let drops = self.drops.load(Ordering::SeqCst);
+        let value = read().await?;
         match &value {
             Some(value) => self.keep(key, value, life(value), drops),
-            None => {
+            // What is gone is not served stale; what was never there leaves nothing to take out.
+            None if self.reading().contains_key(key) => {
                 self.writing().remove(key);
             }
+            None => {}
         }
         Ok(value)
     }
@@ -220,6 +226,9 @@ mod tests {
             .await
             .expect("read");
         let failing = async || Err(domain::Error::unavailable("no"));
-        assert_eq!(cache.get(&1, |_| life, failing).await.expect("stale"), Some(3));
+        assert_eq!(
+            cache.get(&1, |_| life, failing).await.expect("stale"),
+            Some(3)
+        );
     }
 }

@@ -2,8 +2,7 @@
 
 use crate::{
     app::App,
-    audit,
-    clock,
+    audit, clock,
     error::{Answer, Refusal},
     router::{self, Access, ENDPOINTS, Endpoint},
 };
@@ -97,16 +96,21 @@ pub async fn guard(State(gate): State<Gate>, request: Request, next: Next) -> Re
     let passed = pass(gate, id.clone(), request, next);
     let response = match AssertUnwindSafe(passed).catch_unwind().await {
         Ok(response) => response,
-        Err(_) => Refusal::from(Error::internal("the request ran into a fault of ours")).into_response(),
+        Err(_) => {
+            Refusal::from(Error::internal("the request ran into a fault of ours")).into_response()
+        }
     };
-    app.meter.count(place, response.status().as_u16(), begun.elapsed());
+    app.meter
+        .count(place, response.status().as_u16(), begun.elapsed());
     dressed(response, &id)
 }
 
 async fn pass(gate: Gate, id: String, mut request: Request, next: Next) -> Response {
     let permissions = match gate.endpoint().access {
         Access::Open => return next.run(request).await,
-        Access::KeyUnlessOpened(_) if gate.app.config.open_metrics => return next.run(request).await,
+        Access::KeyUnlessOpened(_) if gate.app.config.open_metrics => {
+            return next.run(request).await;
+        }
         Access::Key(permissions) | Access::KeyUnlessOpened(permissions) => permissions,
     };
     let key = match gate.app.keys.of(&gate.app.store, request.headers()).await {
@@ -114,12 +118,18 @@ async fn pass(gate: Gate, id: String, mut request: Request, next: Next) -> Respo
         Err(error) => return Refusal::from(error).into_response(),
     };
     let allowed = permissions.iter().any(|one| key.allows(*one).is_ok());
-    let denied = permissions.first().filter(|_| !allowed).and_then(|one| key.allows(*one).err());
+    let denied = permissions
+        .first()
+        .filter(|_| !allowed)
+        .and_then(|one| key.allows(*one).err());
     let who = Who(Arc::new(Caller {
         key,
         request_id: id,
         traceparent: traceparent(request.headers()),
-        remote: request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip()),
+        remote: request
+            .extensions()
+            .get::<ConnectInfo<SocketAddr>>()
+            .map(|info| info.0.ip()),
     }));
     request.extensions_mut().insert(who.clone());
     let Some(action) = gate.endpoint().audited else {
@@ -132,7 +142,11 @@ async fn pass(gate: Gate, id: String, mut request: Request, next: Next) -> Respo
     let app = gate.app.clone();
     let change = async move {
         let at = clock::now();
-        let subject = request.uri().path().trim_start_matches("/api/v1/").to_owned();
+        let subject = request
+            .uri()
+            .path()
+            .trim_start_matches("/api/v1/")
+            .to_owned();
         let response = match denied {
             Some(error) => Refusal::from(error).into_response(),
             None => next.run(request).await,
@@ -143,24 +157,37 @@ async fn pass(gate: Gate, id: String, mut request: Request, next: Next) -> Respo
     };
     match gate.app.changes.spawn(change).await {
         Ok(response) => response,
-        Err(error) => Refusal::from(Error::internal("the change was broken off").because(error)).into_response(),
+        Err(error) => Refusal::from(Error::internal("the change was broken off").because(error))
+            .into_response(),
     }
 }
 
 /// No endpoint has this path.
 pub async fn unknown(State(app): State<App>, request: Request) -> Response {
     let id = request_id(request.headers());
-    let message = format!("{} is not a path of this API; see /openapi.json", domain::text::quote(request.uri().path()));
+    let message = format!(
+        "{} is not a path of this API; see /openapi.json",
+        domain::text::quote(request.uri().path())
+    );
     let response = Refusal::from(Error::new(Kind::NotFound, message)).into_response();
-    app.meter.count(ENDPOINTS.len(), response.status().as_u16(), std::time::Duration::ZERO);
+    app.meter.count(
+        ENDPOINTS.len(),
+        response.status().as_u16(),
+        std::time::Duration::ZERO,
+    );
     dressed(response, &id)
 }
 
 /// The path is there, but not for this method.
 pub async fn wrong_method(State(app): State<App>, request: Request) -> Response {
     let id = request_id(request.headers());
-    let response = Refusal::method_not_allowed(&router::allowed(request.uri().path())).into_response();
-    app.meter.count(ENDPOINTS.len(), response.status().as_u16(), std::time::Duration::ZERO);
+    let response =
+        Refusal::method_not_allowed(&router::allowed(request.uri().path())).into_response();
+    app.meter.count(
+        ENDPOINTS.len(),
+        response.status().as_u16(),
+        std::time::Duration::ZERO,
+    );
     dressed(response, &id)
 }
 
@@ -170,15 +197,25 @@ pub fn dressed(mut response: Response, id: &str) -> Response {
     if let Ok(id) = HeaderValue::from_str(id) {
         headers.insert(REQUEST_ID, id);
     }
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
+    headers
+        .entry(header::CACHE_CONTROL)
+        .or_insert(HeaderValue::from_static("no-store"));
     response
 }
 
 /// The caller's, if it is one word of a decent length; else one of ours.
 pub fn request_id(headers: &HeaderMap) -> String {
     let sent = headers.get(REQUEST_ID).and_then(|id| id.to_str().ok());
-    let good = |id: &&str| (1..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"._:-".contains(&b));
+    let good = |id: &&str| {
+        (1..=128).contains(&id.len())
+            && id
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"._:-".contains(&b))
+    };
     match sent.filter(good) {
         Some(id) => id.to_owned(),
         None => format!("req_{}", uuid::Uuid::now_v7().as_simple()),
@@ -192,10 +229,17 @@ fn traceparent(headers: &HeaderMap) -> Option<String> {
     let [version, trace, span, flags, rest @ ..] = parts.as_slice() else {
         return None;
     };
-    let hex = |part: &str, length| part.len() == length && part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    let hex = |part: &str, length| {
+        part.len() == length
+            && part
+                .bytes()
+                .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    };
     let some = |part: &str| part.bytes().any(|b| b != b'0');
-    let known = *version == "00" && rest.is_empty() || *version != "00" && *version != "ff" && hex(version, 2) && text.len() <= 256;
-    (known && hex(trace, 32) && some(trace) && hex(span, 16) && some(span) && hex(flags, 2)).then(|| text.to_owned())
+    let known = *version == "00" && rest.is_empty()
+        || *version != "00" && *version != "ff" && hex(version, 2) && text.len() <= 256;
+    (known && hex(trace, 32) && some(trace) && hex(span, 16) && some(span) && hex(flags, 2))
+        .then(|| text.to_owned())
 }
 
 /// Counted as in flight until dropped.
@@ -220,22 +264,34 @@ mod tests {
 
     fn headers(name: &'static str, value: &str) -> HeaderMap {
         let mut headers = HeaderMap::new();
-        headers.insert(name, HeaderValue::from_bytes(value.as_bytes()).expect("a value"));
+        headers.insert(
+            name,
+            HeaderValue::from_bytes(value.as_bytes()).expect("a value"),
+        );
         headers
     }
 
     #[test]
     fn request_ids() {
-        assert_eq!(request_id(&headers("x-request-id", "abc-1.2:3")), "abc-1.2:3");
+        assert_eq!(
+            request_id(&headers("x-request-id", "abc-1.2:3")),
+            "abc-1.2:3"
+        );
         for bad in ["", "a b", "a\"b", "ü", &"x".repeat(129)] {
-            assert!(request_id(&headers("x-request-id", bad)).starts_with("req_"), "{bad}");
+            assert!(
+                request_id(&headers("x-request-id", bad)).starts_with("req_"),
+                "{bad}"
+            );
         }
     }
 
     #[test]
     fn trace_contexts() {
         let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-        assert_eq!(traceparent(&headers("traceparent", good)).as_deref(), Some(good));
+        assert_eq!(
+            traceparent(&headers("traceparent", good)).as_deref(),
+            Some(good)
+        );
         for bad in [
             "",
             "00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01",

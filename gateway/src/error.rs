@@ -13,7 +13,10 @@ pub type Answer<T> = Result<T, Refusal>;
 
 /// An error on its way out.
 #[derive(Debug)]
-pub struct Refusal {
+pub struct Refusal(Box<Refused>);
+
+#[derive(Debug)]
+struct Refused {
     status: StatusCode,
     code: &'static str,
     error: Error,
@@ -46,14 +49,14 @@ pub fn table(kind: Kind) -> (StatusCode, &'static str) {
 
 impl Refusal {
     fn outside_the_table(status: StatusCode, code: &'static str, message: String) -> Self {
-        Self {
+        Self(Box::new(Refused {
             status,
             code,
             error: Error::new(Kind::Invalid, message),
             logs: Vec::new(),
             retry_after_s: None,
             header: None,
-        }
+        }))
     }
 
     pub fn method_not_allowed(allow: &str) -> Self {
@@ -63,7 +66,7 @@ impl Refusal {
             "METHOD_NOT_ALLOWED",
             message,
         );
-        refusal.header = HeaderValue::from_str(allow)
+        refusal.0.header = HeaderValue::from_str(allow)
             .ok()
             .map(|allow| (header::ALLOW, allow));
         refusal
@@ -78,17 +81,17 @@ impl Refusal {
     }
 
     pub fn with_logs(mut self, logs: Vec<String>) -> Self {
-        self.logs = logs;
+        self.0.logs = logs;
         self
     }
 
     pub fn retry_after(mut self, seconds: u32) -> Self {
-        self.retry_after_s = Some(seconds);
+        self.0.retry_after_s = Some(seconds);
         self
     }
 
     pub fn kind(&self) -> Kind {
-        self.error.kind
+        self.0.error.kind
     }
 }
 
@@ -105,14 +108,14 @@ impl From<Error> for Refusal {
                 HeaderValue::from_static("Bearer realm=\"phalanx\""),
             )
         });
-        Self {
+        Self(Box::new(Refused {
             status,
             code,
             error,
             logs: Vec::new(),
             retry_after_s,
             header,
-        }
+        }))
     }
 }
 
@@ -141,33 +144,34 @@ pub struct ErrorDetails {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response<Body> {
-        match self.error.kind {
-            Kind::Internal => tracing::error!(error = ?self.error, "a request failed"),
+        let refused = *self.0;
+        match refused.error.kind {
+            Kind::Internal => tracing::error!(error = ?refused.error, "a request failed"),
             Kind::Unavailable => {
-                tracing::debug!(error = ?self.error, "a request could not be served now");
+                tracing::debug!(error = ?refused.error, "a request could not be served now");
             }
             _ => {}
         }
         let envelope = ErrorEnvelope {
             error: ErrorBody {
-                code: self.code,
-                message: self.error.message,
+                code: refused.code,
+                message: refused.error.message,
                 details: ErrorDetails {
-                    validation_errors: self.error.faults,
-                    deployment_logs: self.logs,
+                    validation_errors: refused.error.faults,
+                    deployment_logs: refused.logs,
                 },
             },
         };
-        let mut response = crate::respond::json(self.status, &envelope);
-        if let Some(seconds) = self.retry_after_s {
+        let mut response = crate::respond::json(refused.status, &envelope);
+        if let Some(seconds) = refused.retry_after_s {
             response
                 .headers_mut()
                 .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
-        if let Some((name, value)) = self.header {
+        if let Some((name, value)) = refused.header {
             response.headers_mut().insert(name, value);
         }
-        response.extensions_mut().insert(Code(self.code));
+        response.extensions_mut().insert(Code(refused.code));
         response
     }
 }

@@ -48,7 +48,9 @@ impl Estimates {
         if open.unwrap_or(0) < most {
             return Ok(());
         }
-        let message = format!("{most} executions wait or run already, the most that are allowed; try again when some have ended");
+        let message = format!(
+            "{most} executions wait or run already, the most that are allowed; try again when some have ended"
+        );
         Err(Error::new(Kind::Exhausted, message))
     }
 }

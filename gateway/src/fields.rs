@@ -54,7 +54,10 @@ impl<'a> Fields<'a> {
     /// The whole document.
     pub fn of(value: &'a Value, faults: &'a Faults) -> Self {
         if !value.is_object() {
-            faults.add("body", format_args!("{}; allowed is an object", describe(value)));
+            faults.add(
+                "body",
+                format_args!("{}; allowed is an object", describe(value)),
+            );
         }
         Self::new(value.as_object(), String::new(), faults)
     }
@@ -97,9 +100,16 @@ impl<'a> Fields<'a> {
 
     fn object_at(&self, name: &'static str, value: Option<&'a Value>) -> Fields<'a> {
         if let Some(value) = value.filter(|value| !value.is_object()) {
-            self.fault(name, format_args!("{}; allowed is an object", describe(value)));
+            self.fault(
+                name,
+                format_args!("{}; allowed is an object", describe(value)),
+            );
         }
-        Self::new(value.and_then(Value::as_object), self.path(name), self.faults)
+        Self::new(
+            value.and_then(Value::as_object),
+            self.path(name),
+            self.faults,
+        )
     }
 
     pub fn object(&self, name: &'static str) -> Fields<'a> {
@@ -113,7 +123,10 @@ impl<'a> Fields<'a> {
     fn as_text(&self, name: &str, value: &'a Value) -> Option<&'a str> {
         let text = value.as_str();
         if text.is_none() {
-            self.fault(name, format_args!("{}; allowed is a string", describe(value)));
+            self.fault(
+                name,
+                format_args!("{}; allowed is a string", describe(value)),
+            );
         }
         text
     }
@@ -131,7 +144,11 @@ impl<'a> Fields<'a> {
     }
 
     /// Text that `check` has nothing against.
-    pub fn text_that(&self, name: &'static str, check: impl FnOnce(&str) -> Result<(), String>) -> Option<&'a str> {
+    pub fn text_that(
+        &self,
+        name: &'static str,
+        check: impl FnOnce(&str) -> Result<(), String>,
+    ) -> Option<&'a str> {
         let text = self.text(name)?;
         self.checked(name, check(text)).map(|()| text)
     }
@@ -149,7 +166,10 @@ impl<'a> Fields<'a> {
     pub fn flag(&self, name: &'static str) -> Option<bool> {
         let value = self.value(name)?;
         if !value.is_boolean() {
-            self.fault(name, format_args!("{}; allowed is true or false", describe(value)));
+            self.fault(
+                name,
+                format_args!("{}; allowed is true or false", describe(value)),
+            );
         }
         value.as_bool()
     }
@@ -162,32 +182,60 @@ impl<'a> Fields<'a> {
             .filter(|n| allowed.contains(n));
         if found.is_none() {
             let (from, to) = (allowed.start(), allowed.end());
-            self.fault(name, format_args!("{}; allowed is an integer from {from} to {to}", describe(value)));
+            self.fault(
+                name,
+                format_args!(
+                    "{}; allowed is an integer from {from} to {to}",
+                    describe(value)
+                ),
+            );
         }
         found
     }
 
     /// `allowed` says in words what `good` accepts.
-    pub fn number(&self, name: &'static str, allowed: &str, good: impl FnOnce(f64) -> bool) -> Option<f64> {
+    pub fn number(
+        &self,
+        name: &'static str,
+        allowed: &str,
+        good: impl FnOnce(f64) -> bool,
+    ) -> Option<f64> {
         let value = self.value(name)?;
-        let found = value.as_f64().filter(|n| n.is_finite()).filter(|n| good(*n));
+        let found = value
+            .as_f64()
+            .filter(|n| n.is_finite())
+            .filter(|n| good(*n));
         if found.is_none() {
-            self.fault(name, format_args!("{}; allowed is {allowed}", describe(value)));
+            self.fault(
+                name,
+                format_args!("{}; allowed is {allowed}", describe(value)),
+            );
         }
         found
     }
 
     /// A list of at most `most` texts; each fault names its place.
-    pub fn texts<T>(&self, name: &'static str, most: usize, check: impl Fn(&str) -> Result<T, String>) -> Vec<T> {
+    pub fn texts<T>(
+        &self,
+        name: &'static str,
+        most: usize,
+        check: impl Fn(&str) -> Result<T, String>,
+    ) -> Vec<T> {
         let Some(value) = self.value(name) else {
             return Vec::new();
         };
         let Some(items) = value.as_array() else {
-            self.fault(name, format_args!("{}; allowed is a list of strings", describe(value)));
+            self.fault(
+                name,
+                format_args!("{}; allowed is a list of strings", describe(value)),
+            );
             return Vec::new();
         };
         if items.len() > most {
-            self.fault(name, format_args!("has {} items; allowed are at most {most}", items.len()));
+            self.fault(
+                name,
+                format_args!("has {} items; allowed are at most {most}", items.len()),
+            );
         }
         let mut good = Vec::new();
         for (at, item) in items.iter().enumerate() {
@@ -207,13 +255,20 @@ impl<'a> Fields<'a> {
     pub fn map(&self, name: &'static str) -> Option<&'a Map<String, Value>> {
         let value = self.value(name)?;
         if !value.is_object() {
-            self.fault(name, format_args!("{}; allowed is an object", describe(value)));
+            self.fault(
+                name,
+                format_args!("{}; allowed is an object", describe(value)),
+            );
         }
         value.as_object()
     }
 
     /// An object of any good names with texts as values.
-    pub fn text_map(&self, name: &'static str, check: impl Fn(&str, &str) -> Result<(), String>) -> BTreeMap<String, String> {
+    pub fn text_map(
+        &self,
+        name: &'static str,
+        check: impl Fn(&str, &str) -> Result<(), String>,
+    ) -> BTreeMap<String, String> {
         let mut good = BTreeMap::new();
         for (key, value) in self.map(name).into_iter().flatten() {
             let checked = match value.as_str() {
@@ -241,7 +296,10 @@ impl Drop for Fields<'_> {
             let near = asked.iter().find(|known| are_near(known, name));
             let hint = near.map_or(String::new(), |known| format!("; did you mean {known}?"));
             let known = asked.join(", ");
-            self.faults.add(self.path(&member(name)), format_args!("is not known{hint}; allowed are {known}"));
+            self.faults.add(
+                self.path(&member(name)),
+                format_args!("is not known{hint}; allowed are {known}"),
+            );
         }
     }
 }
@@ -250,7 +308,9 @@ impl Drop for Fields<'_> {
 pub fn member(name: &str) -> String {
     let plain = !name.is_empty()
         && name.len() <= 64
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b));
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b));
     if plain { name.to_owned() } else { quote(name) }
 }
 
@@ -331,7 +391,11 @@ mod tests {
         ] {
             let (body, faults) = (json!({"n": value}), Faults::default());
             let found = Fields::of(&body, &faults).integer("n", 1..=100);
-            assert_eq!((found.is_some(), faults.check().is_ok()), (good, good), "{body}");
+            assert_eq!(
+                (found.is_some(), faults.check().is_ok()),
+                (good, good),
+                "{body}"
+            );
         }
     }
 
@@ -341,7 +405,10 @@ mod tests {
         let faults = Faults::default();
         Fields::of(&body, &faults).texts("tags", 50, |text| Ok::<_, String>(text.len()));
         let error = faults.check().expect_err("faults");
-        assert_eq!((error.faults.len(), error.faults[50].as_str()), (51, "and 9951 more"));
+        assert_eq!(
+            (error.faults.len(), error.faults[50].as_str()),
+            (51, "and 9951 more")
+        );
         assert_eq!(error.message, "the request has 10001 faults");
     }
 
@@ -362,7 +429,11 @@ mod tests {
         for body in [json!([]), json!("x"), json!(null), json!(1)] {
             let faults = Faults::default();
             Fields::of(&body, &faults).needed_text("a");
-            assert_eq!(faults.check().expect_err("no object").faults.len(), 1, "{body}");
+            assert_eq!(
+                faults.check().expect_err("no object").faults.len(),
+                1,
+                "{body}"
+            );
         }
     }
 }

@@ -14,7 +14,10 @@ pub async fn run(app: App, mut events: Events, stop: CancellationToken) {
         match event {
             None => return,
             Some(Event::Lagged(lost)) => {
-                tracing::warn!(lost, "events were missed: everything remembered is read anew");
+                tracing::warn!(
+                    lost,
+                    "events were missed: everything remembered is read anew"
+                );
                 app.agents.forget_all();
                 app.keys.forget_all();
             }

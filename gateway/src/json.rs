@@ -132,7 +132,9 @@ impl<'a> Visitor<'a> for Build<'_, '_, 'a> {
         while let Some(name) = members.next_key::<String>()? {
             if map.contains_key(&name) {
                 let name = domain::text::quote(&name);
-                return Err(A::Error::custom(format_args!("the key {name} is given twice")));
+                return Err(A::Error::custom(format_args!(
+                    "the key {name} is given twice"
+                )));
             }
             let value = match self.keep.split_first() {
                 Some((first, [])) if *first == name => {
@@ -166,9 +168,22 @@ mod tests {
     fn what_is_refused() {
         let deep = format!("{{\"a\": {}{}}}", "[".repeat(200), "]".repeat(200));
         let deep_kept = format!("{{\"p\": {}{}}}", "[".repeat(200), "]".repeat(200));
-        for bad in ["", "{", "{} x", r#"{"a": 1, "a": 2}"#, "{\"a\": NaN}", "{\"a\": 1e999}", &deep, &deep_kept] {
+        for bad in [
+            "",
+            "{",
+            "{} x",
+            r#"{"a": 1, "a": 2}"#,
+            "{\"a\": NaN}",
+            "{\"a\": 1e999}",
+            &deep,
+            &deep_kept,
+        ] {
             let error = read(bad.as_bytes(), &["p"]).expect_err(bad);
-            assert_eq!((error.kind, error.faults.len()), (Kind::Invalid, 1), "{bad}");
+            assert_eq!(
+                (error.kind, error.faults.len()),
+                (Kind::Invalid, 1),
+                "{bad}"
+            );
         }
         assert!(read(b"{\"a\": \"\xff\"}", &[]).is_err());
         assert!(read(b"{\"p\": \"\xff\"}", &["p"]).is_err());
@@ -176,7 +191,10 @@ mod tests {
 
     #[test]
     fn compacts_outside_of_texts_only() {
-        assert_eq!(compact("{ \"a b\" : [ 1 , \"x\\\" y\" ] }\n"), r#"{"a b":[1,"x\" y"]}"#);
+        assert_eq!(
+            compact("{ \"a b\" : [ 1 , \"x\\\" y\" ] }\n"),
+            r#"{"a b":[1,"x\" y"]}"#
+        );
     }
 
     #[test]

@@ -60,7 +60,12 @@ pub async fn first_key(store: &Store, region: &str) -> Result<Option<String>> {
 }
 
 /// The key that is made with an agent: it may execute and read that agent.
-pub fn of_agent(store: &Store, region: &str, account: &AccountId, agent: &AgentId) -> (New, String) {
+pub fn of_agent(
+    store: &Store,
+    region: &str,
+    account: &AccountId,
+    agent: &AgentId,
+) -> (New, String) {
     let secret = mint(region, account);
     let key = New {
         id: KeyId::from_uuid(uuid::Uuid::now_v7()),
@@ -103,7 +108,14 @@ mod tests {
 
     #[test]
     fn garbage_has_no_form() {
-        for bad in ["", "akc_", "akc_short", "Bearer", &format!("akc_{}", "x".repeat(600)), "akc_äääääääääääääääääääääääääääää"] {
+        for bad in [
+            "",
+            "akc_",
+            "akc_short",
+            "Bearer",
+            &format!("akc_{}", "x".repeat(600)),
+            "akc_äääääääääääääääääääääääääääää",
+        ] {
             assert!(!has_form(bad), "{bad}");
         }
     }

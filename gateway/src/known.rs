@@ -50,7 +50,12 @@ impl Default for Agents {
 }
 
 impl Agents {
-    pub async fn get(&self, store: &Store, account: &AccountId, agent: &AgentId) -> Result<Arc<Agent>> {
+    pub async fn get(
+        &self,
+        store: &Store,
+        account: &AccountId,
+        agent: &AgentId,
+    ) -> Result<Arc<Agent>> {
         let key = (account.clone(), agent.clone());
         let life = |agent: &Arc<Agent>| {
             if agent.traffic.routes.is_empty() {
@@ -59,7 +64,10 @@ impl Agents {
                 ANSWERING
             }
         };
-        let found = self.0.get(&key, life, async || read(store, account, agent).await).await?;
+        let found = self
+            .0
+            .get(&key, life, async || read(store, account, agent).await)
+            .await?;
         found.ok_or_else(|| Error::not_found(format!("agent {agent}")))
     }
 
@@ -80,7 +88,8 @@ async fn read(store: &Store, account: &AccountId, id: &AgentId) -> Result<Option
     let mut timeouts_s = Vec::with_capacity(traffic.routes.len());
     for route in &traffic.routes {
         let version = store.version(account, &route.version_id).await?;
-        let version = version.ok_or_else(|| Error::internal(format!("agent {id} has a route to no version")))?;
+        let version = version
+            .ok_or_else(|| Error::internal(format!("agent {id} has a route to no version")))?;
         timeouts_s.push(version.spec.configuration.timeout_s);
     }
     let newest = if traffic.routes.is_empty() {
@@ -102,7 +111,13 @@ impl Agent {
             return Err(self.nobody(id));
         };
         let same = |(other, _): &(&Route, &u32)| other.version_id == route.version_id;
-        let timeout_s = self.traffic.routes.iter().zip(&self.timeouts_s).find(same).map_or(30, |(_, timeout)| *timeout);
+        let timeout_s = self
+            .traffic
+            .routes
+            .iter()
+            .zip(&self.timeouts_s)
+            .find(same)
+            .map_or(30, |(_, timeout)| *timeout);
         Ok(Chosen {
             version_id: &route.version_id,
             version: &route.version,
@@ -116,23 +131,36 @@ impl Agent {
         };
         let name = &newest.id;
         match (newest.kind, newest.state.status) {
-            (Kind::Delete, Status::Deploying) => Error::conflict(format!("agent {id} is being deleted by deployment {name}")).into(),
+            (Kind::Delete, Status::Deploying) => {
+                Error::conflict(format!("agent {id} is being deleted by deployment {name}")).into()
+            }
             (_, Status::Deploying) => {
-                let message = format!("agent {id} does not answer yet: deployment {name} is not finished; try again");
+                let message = format!(
+                    "agent {id} does not answer yet: deployment {name} is not finished; try again"
+                );
                 Refusal::from(Error::unavailable(message)).retry_after(2)
             }
             (_, Status::Failed) => {
                 let reason = newest.state.reason.as_deref().unwrap_or("see its phases");
-                let message = format!("agent {id} does not answer: deployment {name} failed ({reason}); deploy it again");
+                let message = format!(
+                    "agent {id} does not answer: deployment {name} failed ({reason}); deploy it again"
+                );
                 Refusal::from(Error::conflict(message)).with_logs(failed_logs(newest))
             }
-            (_, status) => Error::conflict(format!("agent {id} does not answer: deployment {name} is {status}; deploy it again")).into(),
+            (_, status) => Error::conflict(format!(
+                "agent {id} does not answer: deployment {name} is {status}; deploy it again"
+            ))
+            .into(),
         }
     }
 }
 
 /// What the phase that failed wrote.
 pub fn failed_logs(deployment: &Deployment) -> Vec<String> {
-    let failed = deployment.state.phases.iter().find(|phase| phase.status == domain::deployment::PhaseStatus::Failed);
+    let failed = deployment
+        .state
+        .phases
+        .iter()
+        .find(|phase| phase.status == domain::deployment::PhaseStatus::Failed);
     failed.map_or_else(Vec::new, |phase| phase.logs.clone())
 }

@@ -71,8 +71,14 @@ pub async fn bind(config: Config, deps: Deps) -> Result<Gateway> {
         .local_addr()
         .map_err(|error| Error::internal("the port has no address").because(error))?;
     let events = deps.bus.subscribe(&bus::typed::events()).await?;
-    let public = config.public_url.as_deref().map(|url| url.trim_end_matches('/').to_owned());
-    let base_url = format!("{}/api/v1", public.unwrap_or_else(|| format!("http://{address}")));
+    let public = config
+        .public_url
+        .as_deref()
+        .map(|url| url.trim_end_matches('/').to_owned());
+    let base_url = format!(
+        "{}/api/v1",
+        public.unwrap_or_else(|| format!("http://{address}"))
+    );
     let app = App::new(Shared {
         store: deps.store,
         bus: deps.bus,
@@ -109,13 +115,20 @@ impl Gateway {
 
     /// Serves until told to stop; then takes nothing new, finishes what runs within the drain time, and returns.
     pub async fn serve(self, stop: CancellationToken) -> Result<()> {
-        let Self { listener, app, events, .. } = self;
+        let Self {
+            listener,
+            app,
+            events,
+            ..
+        } = self;
         let mut rooms = JoinSet::new();
         rooms.spawn(inbox::run(app.clone(), events, app.closing.clone()));
         let served = listen::serve(listener, app.clone(), &stop).await;
         app.changes.close();
         // Changes whose callers have gone; each has its own deadlines.
-        tokio::time::timeout(app.config.drain, app.changes.wait()).await.ok();
+        tokio::time::timeout(app.config.drain, app.changes.wait())
+            .await
+            .ok();
         rooms.shutdown().await;
         served
     }

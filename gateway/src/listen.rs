@@ -12,7 +12,11 @@ const BACKLOG: u32 = 16_384;
 
 pub fn listen(address: SocketAddr) -> Result<TcpListener> {
     let open = || {
-        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        let socket = if address.is_ipv4() {
+            TcpSocket::new_v4()?
+        } else {
+            TcpSocket::new_v6()?
+        };
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
         socket.listen(BACKLOG)
@@ -72,7 +76,10 @@ mod tests {
         let first = listen(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
         let taken = first.local_addr().expect("an address");
         let error = listen(taken).expect_err("taken");
-        assert!(error.message.contains("another process") && !error.message.contains('\n'), "{error}");
+        assert!(
+            error.message.contains("another process") && !error.message.contains('\n'),
+            "{error}"
+        );
         let foreign = listen(SocketAddr::from(([192, 0, 2, 1], 0))).expect_err("not ours");
         assert!(foreign.message.contains("192.0.2.1"), "{foreign}");
     }

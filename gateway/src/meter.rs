@@ -45,10 +45,16 @@ impl Meter {
     /// `route` is the endpoint's place in the table, or its length.
     pub fn count(&self, route: usize, status: u16, took: Duration) {
         let counts = &self.routes[route.min(ENDPOINTS.len())];
-        let status = STATUSES.iter().position(|known| *known == status).unwrap_or(STATUSES.len() - 1);
+        let status = STATUSES
+            .iter()
+            .position(|known| *known == status)
+            .unwrap_or(STATUSES.len() - 1);
         counts.statuses[status].fetch_add(1, Ordering::Relaxed);
         let seconds = took.as_secs_f64();
-        let bucket = BOUNDS.iter().position(|bound| seconds <= *bound).unwrap_or(BOUNDS.len());
+        let bucket = BOUNDS
+            .iter()
+            .position(|bound| seconds <= *bound)
+            .unwrap_or(BOUNDS.len());
         counts.buckets[bucket].fetch_add(1, Ordering::Relaxed);
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         counts.micros.fetch_add(micros, Ordering::Relaxed);
@@ -61,13 +67,21 @@ impl Meter {
             for (status, count) in STATUSES.iter().zip(&counts.statuses) {
                 let count = count.load(Ordering::Relaxed);
                 if count > 0 {
-                    writeln!(out, "phalanx_http_requests_total{{{labels},status=\"{status}\"}} {count}").ok();
+                    writeln!(
+                        out,
+                        "phalanx_http_requests_total{{{labels},status=\"{status}\"}} {count}"
+                    )
+                    .ok();
                 }
             }
         }
         out += "# HELP phalanx_http_request_duration_seconds From a request's head to its answer's head.\n# TYPE phalanx_http_request_duration_seconds histogram\n";
         for (labels, counts) in self.lines() {
-            let buckets: Vec<u64> = counts.buckets.iter().map(|count| count.load(Ordering::Relaxed)).collect();
+            let buckets: Vec<u64> = counts
+                .buckets
+                .iter()
+                .map(|count| count.load(Ordering::Relaxed))
+                .collect();
             let total: u64 = buckets.iter().sum();
             if total == 0 {
                 continue;
@@ -77,20 +91,39 @@ impl Meter {
                 so_far += count;
                 writeln!(out, "phalanx_http_request_duration_seconds_bucket{{{labels},le=\"{bound}\"}} {so_far}").ok();
             }
-            writeln!(out, "phalanx_http_request_duration_seconds_bucket{{{labels},le=\"+Inf\"}} {total}").ok();
+            writeln!(
+                out,
+                "phalanx_http_request_duration_seconds_bucket{{{labels},le=\"+Inf\"}} {total}"
+            )
+            .ok();
             let sum = counts.micros.load(Ordering::Relaxed) as f64 / 1e6;
-            writeln!(out, "phalanx_http_request_duration_seconds_sum{{{labels}}} {sum}").ok();
-            writeln!(out, "phalanx_http_request_duration_seconds_count{{{labels}}} {total}").ok();
+            writeln!(
+                out,
+                "phalanx_http_request_duration_seconds_sum{{{labels}}} {sum}"
+            )
+            .ok();
+            writeln!(
+                out,
+                "phalanx_http_request_duration_seconds_count{{{labels}}} {total}"
+            )
+            .ok();
         }
         out += "# HELP phalanx_http_requests_in_flight Requests whose answer has not begun.\n# TYPE phalanx_http_requests_in_flight gauge\n";
-        writeln!(out, "phalanx_http_requests_in_flight {}", self.in_flight.load(Ordering::Relaxed)).ok();
+        writeln!(
+            out,
+            "phalanx_http_requests_in_flight {}",
+            self.in_flight.load(Ordering::Relaxed)
+        )
+        .ok();
         out
     }
 
     fn lines(&self) -> impl Iterator<Item = (String, &Counts)> {
         self.routes.iter().enumerate().map(|(at, counts)| {
             let labels = match ENDPOINTS.get(at) {
-                Some(endpoint) => format!("method=\"{}\",route=\"{}\"", endpoint.method, endpoint.path),
+                Some(endpoint) => {
+                    format!("method=\"{}\",route=\"{}\"", endpoint.method, endpoint.path)
+                }
                 None => "method=\"other\",route=\"other\"".to_owned(),
             };
             (labels, counts)

@@ -38,7 +38,12 @@ async fn within<T>(
     }
 }
 
-pub async fn query(app: &App, account: &AccountId, agent: &AgentId, range: Range) -> Result<QueryReply> {
+pub async fn query(
+    app: &App,
+    account: &AccountId,
+    agent: &AgentId,
+    range: Range,
+) -> Result<QueryReply> {
     within(QUERY, client(app)?.query(question(account, agent, range))).await
 }
 
@@ -53,7 +58,12 @@ fn question(account: &AccountId, agent: &AgentId, range: Range) -> QueryRequest 
 }
 
 /// As [`query`], for a document that also stands without it.
-pub async fn glance(app: &App, account: &AccountId, agent: &AgentId, range: Range) -> Option<QueryReply> {
+pub async fn glance(
+    app: &App,
+    account: &AccountId,
+    agent: &AgentId,
+    range: Range,
+) -> Option<QueryReply> {
     let mut client = client(app).ok()?;
     said(within(ASIDE, client.query(question(account, agent, range))).await)
 }

@@ -4,7 +4,7 @@ use crate::{
     error::{ErrorBody, ErrorDetails, ErrorEnvelope},
     router::{Access, ENDPOINTS, Endpoint, Handlers},
 };
-use std::sync::LazyLock;
+use std::{collections::BTreeSet, sync::LazyLock};
 use utoipa::{
     OpenApi as _, ToSchema,
     openapi::{
@@ -30,18 +30,36 @@ fn build() -> OpenApi {
          Every failure has the same envelope with a stable code. `x-request-id` and `traceparent` are accepted; `x-request-id` is always returned."
             .to_owned(),
     );
-    document.info.license = Some(LicenseBuilder::new().name("Apache-2.0").identifier(Some("Apache-2.0")).build());
+    document.info.license = Some(
+        LicenseBuilder::new()
+            .name("Apache-2.0")
+            .identifier(Some("Apache-2.0"))
+            .build(),
+    );
     document.servers = None;
     let components = document.components.get_or_insert_with(Components::new);
-    components.schemas.insert("ErrorEnvelope".to_owned(), schema::<ErrorEnvelope>());
-    components.schemas.insert("ErrorBody".to_owned(), schema::<ErrorBody>());
-    components.schemas.insert("ErrorDetails".to_owned(), schema::<ErrorDetails>());
+    components
+        .schemas
+        .insert("ErrorEnvelope".to_owned(), schema::<ErrorEnvelope>());
+    components
+        .schemas
+        .insert("ErrorBody".to_owned(), schema::<ErrorBody>());
+    components
+        .schemas
+        .insert("ErrorDetails".to_owned(), schema::<ErrorDetails>());
     let bearer = HttpBuilder::new()
         .scheme(HttpAuthScheme::Bearer)
         .bearer_format("akc_ + base64")
         .description(Some("A key as it was shown once when it was made."))
         .build();
     components.add_security_scheme("key", SecurityScheme::Http(bearer));
+    let requests = reached(components, &["DeployRequest", "ExecuteRequest"]);
+    for (name, schema) in &mut components.schemas {
+        // A series that was not asked for is left out; in every other answer every field is there.
+        if name != "Series" && !requests.contains(name) {
+            require_all(schema);
+        }
+    }
     for endpoint in ENDPOINTS {
         if let Some(operation) = operation(&mut document, endpoint) {
             complete(operation, endpoint);
@@ -52,6 +70,38 @@ fn build() -> OpenApi {
 
 fn schema<T: ToSchema>() -> RefOr<Schema> {
     T::schema()
+}
+
+/// The schemas that these lead to, themselves included.
+fn reached(components: &Components, from: &[&str]) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let mut next: Vec<String> = from.iter().map(|name| (*name).to_owned()).collect();
+    while let Some(name) = next.pop() {
+        let text = components
+            .schemas
+            .get(&name)
+            .and_then(|schema| serde_json::to_string(schema).ok())
+            .unwrap_or_default();
+        if found.insert(name) {
+            let references = text.split("#/components/schemas/").skip(1);
+            next.extend(
+                references
+                    .filter_map(|rest| rest.split('"').next())
+                    .map(str::to_owned),
+            );
+        }
+    }
+    found
+}
+
+fn require_all(schema: &mut RefOr<Schema>) {
+    match schema {
+        RefOr::T(Schema::Object(object)) => {
+            object.required = object.properties.keys().cloned().collect();
+        }
+        RefOr::T(Schema::AllOf(all)) => all.items.iter_mut().for_each(require_all),
+        RefOr::T(_) | RefOr::Ref(_) => {}
+    }
 }
 
 /// The document's operation of an endpoint.
@@ -76,46 +126,78 @@ fn complete(operation: &mut Operation, endpoint: &Endpoint) {
             let needs = format!("Needs a key with `{}`.", words.join("` or `"));
             let said = operation.description.take().unwrap_or_default();
             operation.description = Some(format!("{said}\n\n{needs}").trim().to_owned());
-            operation.security = Some(vec![SecurityRequirement::new::<_, [&str; 0], &str>("key", [])]);
+            operation.security = Some(vec![SecurityRequirement::new::<_, [&str; 0], &str>(
+                "key",
+                [],
+            )]);
             may.push((401, "No valid key was sent (`UNAUTHENTICATED`)"));
             may.push((403, "The key lacks a permission (`FORBIDDEN`)"));
             may.push((503, "A part of the installation is not there right now (`UNAVAILABLE`, with `Retry-After`)"));
         }
     }
     if endpoint.path.contains('{') {
-        may.push((404, "There is no such thing in reach of this key (`NOT_FOUND`)"));
+        may.push((
+            404,
+            "There is no such thing in reach of this key (`NOT_FOUND`)",
+        ));
     }
     if operation.request_body.is_some() {
         may.push((413, "The body is too large (`PAYLOAD_TOO_LARGE`)"));
-        may.push((415, "The body is not declared as JSON (`UNSUPPORTED_MEDIA_TYPE`)"));
-        may.push((504, "The body or the answer did not come in time (`TIMEOUT`)"));
+        may.push((
+            415,
+            "The body is not declared as JSON (`UNSUPPORTED_MEDIA_TYPE`)",
+        ));
+        may.push((
+            504,
+            "The body or the answer did not come in time (`TIMEOUT`)",
+        ));
     }
     let has_query = operation.parameters.iter().flatten().any(|one| matches!(one, RefOr::T(one) if one.parameter_in == utoipa::openapi::path::ParameterIn::Query));
     if has_query || operation.request_body.is_some() {
-        may.push((400, "The request has faults, all of them listed (`VALIDATION_FAILED`)"));
+        may.push((
+            400,
+            "The request has faults, all of them listed (`VALIDATION_FAILED`)",
+        ));
     }
     for (status, words) in may {
-        operation.responses.responses.entry(status.to_string()).or_insert_with(|| RefOr::T(ResponseBuilder::new().description(words).build()));
+        operation
+            .responses
+            .responses
+            .entry(status.to_string())
+            .or_insert_with(|| RefOr::T(ResponseBuilder::new().description(words).build()));
     }
     for (status, response) in &mut operation.responses.responses {
-        let RefOr::T(response) = response else { continue };
-        let id = HeaderBuilder::new().schema(Some(ObjectBuilder::new().schema_type(Type::String))).build();
-        response.headers.insert("x-request-id".to_owned(), id.into());
+        let RefOr::T(response) = response else {
+            continue;
+        };
+        let id = HeaderBuilder::new()
+            .schema(Some(ObjectBuilder::new().schema_type(Type::String)))
+            .build();
+        response
+            .headers
+            .insert("x-request-id".to_owned(), id.into());
         let failed = status.parse::<u16>().is_ok_and(|status| status >= 400);
         if failed {
             let envelope = Content::new(Some(Ref::from_schema_name("ErrorEnvelope")));
-            response.content.insert("application/json".to_owned(), envelope.into());
+            response
+                .content
+                .insert("application/json".to_owned(), envelope.into());
         }
     }
 }
 
 /// A moment: RFC 3339 UTC with milliseconds.
 pub fn time() -> ObjectBuilder {
-    ObjectBuilder::new().schema_type(Type::String).format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime)))
+    ObjectBuilder::new()
+        .schema_type(Type::String)
+        .format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime)))
 }
 
 pub fn maybe_time() -> ObjectBuilder {
-    time().schema_type(utoipa::openapi::schema::SchemaType::from_iter([Type::String, Type::Null]))
+    time().schema_type(utoipa::openapi::schema::SchemaType::from_iter([
+        Type::String,
+        Type::Null,
+    ]))
 }
 
 /// Any JSON.
@@ -124,7 +206,9 @@ pub fn any() -> ObjectBuilder {
 }
 
 fn of_words(words: &'static [&'static str]) -> ObjectBuilder {
-    ObjectBuilder::new().schema_type(Type::String).enum_values(Some(words.iter().copied()))
+    ObjectBuilder::new()
+        .schema_type(Type::String)
+        .enum_values(Some(words.iter().copied()))
 }
 
 macro_rules! words {
@@ -156,11 +240,13 @@ words! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::BTreeSet;
 
     #[test]
     fn the_table_and_the_document_agree() {
-        let table: BTreeSet<String> = ENDPOINTS.iter().map(|e| format!("{} {}", e.method, e.path)).collect();
+        let table: BTreeSet<String> = ENDPOINTS
+            .iter()
+            .map(|e| format!("{} {}", e.method, e.path))
+            .collect();
         let json = serde_json::to_value(document()).expect("a document");
         let mut documented = BTreeSet::new();
         for (path, item) in json["paths"].as_object().expect("paths") {
@@ -169,7 +255,13 @@ mod tests {
             }
         }
         assert_eq!(table, documented);
-        assert!(json["openapi"].as_str().is_some_and(|version| version.starts_with("3.1")), "{}", json["openapi"]);
+        assert!(
+            json["openapi"]
+                .as_str()
+                .is_some_and(|version| version.starts_with("3.1")),
+            "{}",
+            json["openapi"]
+        );
     }
 
     #[test]
@@ -177,12 +269,29 @@ mod tests {
         let mut document = document().clone();
         for endpoint in ENDPOINTS {
             let operation = operation(&mut document, endpoint).expect("documented");
-            assert!(operation.summary.as_ref().is_some_and(|words| words.len() > 5), "{}", endpoint.path);
+            assert!(
+                operation
+                    .summary
+                    .as_ref()
+                    .is_some_and(|words| words.len() > 5),
+                "{}",
+                endpoint.path
+            );
             let statuses: Vec<&String> = operation.responses.responses.keys().collect();
-            assert!(statuses.iter().any(|status| status.starts_with('2') || *status == "307"), "{} {statuses:?}", endpoint.path);
+            assert!(
+                statuses
+                    .iter()
+                    .any(|status| status.starts_with('2') || *status == "307"),
+                "{} {statuses:?}",
+                endpoint.path
+            );
             if endpoint.access != Access::Open {
                 for must in ["401", "403"] {
-                    assert!(operation.responses.responses.contains_key(must), "{} {must}", endpoint.path);
+                    assert!(
+                        operation.responses.responses.contains_key(must),
+                        "{} {must}",
+                        endpoint.path
+                    );
                 }
             }
         }

@@ -1,18 +1,36 @@
-//! Query parameters: like the fields of a body, every fault at once and nothing unknown.
+//! What a URL says: its path's names, and its query, which is like the fields of a body: every fault at once and nothing
+//! unknown.
 
 use crate::{
     error::{Answer, Refusal},
     fields::{Faults, member},
 };
 use axum::{
-    extract::{FromRequestParts, Query},
+    extract::{self, FromRequestParts, Query},
     http::request::Parts,
 };
 use domain::{Error, Timestamp, text::quote};
+use serde::de::DeserializeOwned;
 use std::{cell::RefCell, ops::RangeInclusive, str::FromStr};
 
 /// Offsets beyond this are not counted out.
 const FARTHEST: u32 = 10_000_000;
+
+/// The placeholders of a path. What is no text names nothing.
+pub struct Path<T>(pub T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T> {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Answer<Self> {
+        match extract::Path::<T>::from_request_parts(parts, state).await {
+            Ok(extract::Path(names)) => Ok(Self(names)),
+            Err(error) => Err(Error::not_found("what this path names")
+                .because(error)
+                .into()),
+        }
+    }
+}
 
 pub struct Params {
     pairs: Vec<(String, String)>,
@@ -40,7 +58,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Params {
         let Query(pairs) = Query::<Vec<(String, String)>>::from_request_parts(parts, state)
             .await
             .map_err(|error| {
-                Error::fault("query", "cannot be read; allowed is name=value&name=value").because(error)
+                Error::fault("query", "cannot be read; allowed is name=value&name=value")
+                    .because(error)
             })?;
         Ok(Self {
             pairs,
@@ -64,13 +83,19 @@ impl Params {
     pub fn one(&self, name: &'static str) -> Option<&str> {
         let all = self.many(name);
         if all.len() > 1 {
-            self.fault(name, format_args!("is given {} times; allowed is once", all.len()));
+            self.fault(
+                name,
+                format_args!("is given {} times; allowed is once", all.len()),
+            );
         }
         all.first().copied()
     }
 
     pub fn parsed<T: FromStr<Err = String>>(&self, name: &'static str) -> Option<T> {
-        self.one(name)?.parse().map_err(|what| self.fault(name, what)).ok()
+        self.one(name)?
+            .parse()
+            .map_err(|what| self.fault(name, what))
+            .ok()
     }
 
     pub fn integer(&self, name: &'static str, default: u32, allowed: RangeInclusive<u32>) -> u32 {
@@ -81,7 +106,10 @@ impl Params {
             Ok(n) if allowed.contains(&n) && text.bytes().all(|b| b.is_ascii_digit()) => n,
             _ => {
                 let (text, from, to) = (quote(text), allowed.start(), allowed.end());
-                self.fault(name, format_args!("is {text}; allowed is an integer from {from} to {to}"));
+                self.fault(
+                    name,
+                    format_args!("is {text}; allowed is an integer from {from} to {to}"),
+                );
                 default
             }
         }
@@ -92,7 +120,10 @@ impl Params {
             None | Some("false") => false,
             Some("true") => true,
             Some(other) => {
-                self.fault(name, format_args!("is {}; allowed is true or false", quote(other)));
+                self.fault(
+                    name,
+                    format_args!("is {}; allowed is true or false", quote(other)),
+                );
                 false
             }
         }
@@ -101,7 +132,10 @@ impl Params {
     pub fn time(&self, name: &'static str) -> Option<Timestamp> {
         let text = self.one(name)?;
         let parsed = if text.len() > 64 {
-            Err(format!("{} is not a time; allowed is RFC 3339", quote(text)))
+            Err(format!(
+                "{} is not a time; allowed is RFC 3339",
+                quote(text)
+            ))
         } else {
             Timestamp::parse(text)
         };
@@ -137,13 +171,19 @@ mod tests {
     use super::*;
 
     async fn params(query: &str) -> Params {
-        let request = axum::http::Request::get(format!("/?{query}")).body(()).expect("a request");
-        Params::from_request_parts(&mut request.into_parts().0, &()).await.expect("a query")
+        let request = axum::http::Request::get(format!("/?{query}"))
+            .body(())
+            .expect("a request");
+        Params::from_request_parts(&mut request.into_parts().0, &())
+            .await
+            .expect("a query")
     }
 
     #[tokio::test]
     async fn all_faults_at_once() {
-        let params = params("page=0&limit=201&order=up&tag=a&tag=b&zzz=1&from=yesterday&follow=1&page=2").await;
+        let params =
+            params("page=0&limit=201&order=up&tag=a&tag=b&zzz=1&from=yesterday&follow=1&page=2")
+                .await;
         params.page();
         params.time("from");
         params.flag("follow");

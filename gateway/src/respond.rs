@@ -12,7 +12,11 @@ pub fn json<T: Serialize>(status: StatusCode, body: &T) -> Response<Body> {
     if let Err(error) = serde_json::to_writer(&mut bytes, body) {
         tracing::error!(error = %error, "an answer cannot be written as JSON");
         let words = r#"{"error":{"code":"INTERNAL","message":"the answer cannot be written","details":{"validation_errors":[],"deployment_logs":[]}}}"#;
-        return with_type(StatusCode::INTERNAL_SERVER_ERROR, "application/json", words.into());
+        return with_type(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "application/json",
+            words.into(),
+        );
     }
     with_type(status, "application/json", bytes.into())
 }

@@ -106,13 +106,25 @@ pub fn allowed(path: &str) -> String {
     let matches = |template: &str| {
         let mut parts = path.split('/');
         template.split('/').all(|want| {
-            parts.next().is_some_and(|part| (want.starts_with('{') && !part.is_empty()) || want == part)
+            parts
+                .next()
+                .is_some_and(|part| (want.starts_with('{') && !part.is_empty()) || want == part)
         }) && parts.next().is_none()
     };
     // A fixed path hides a path with a placeholder: `/agents/deploy` is no agent.
     let fixed = ENDPOINTS.iter().any(|endpoint| endpoint.path == path);
-    let takes = |endpoint: &&Endpoint| if fixed { endpoint.path == path } else { matches(endpoint.path) };
-    let mut methods: Vec<&str> = ENDPOINTS.iter().filter(takes).map(|endpoint| endpoint.method).collect();
+    let takes = |endpoint: &&Endpoint| {
+        if fixed {
+            endpoint.path == path
+        } else {
+            matches(endpoint.path)
+        }
+    };
+    let mut methods: Vec<&str> = ENDPOINTS
+        .iter()
+        .filter(takes)
+        .map(|endpoint| endpoint.method)
+        .collect();
     if methods.contains(&"GET") {
         methods.push("HEAD");
     }
@@ -140,14 +152,35 @@ mod tests {
                     Open => "open".to_owned(),
                     Key(any) | KeyUnlessOpened(any) => {
                         assert!(!any.is_empty(), "{} is closed to everybody", endpoint.path);
-                        any.iter().map(|one| one.as_str()).collect::<Vec<_>>().join("|")
+                        any.iter()
+                            .map(|one| one.as_str())
+                            .collect::<Vec<_>>()
+                            .join("|")
                     }
                 };
-                format!("{} {access} {}", endpoint.path, endpoint.audited.unwrap_or("-"))
+                format!(
+                    "{} {access} {}",
+                    endpoint.path,
+                    endpoint.audited.unwrap_or("-")
+                )
             })
             .collect();
-        assert!(lines.contains(&"/api/v1/agents/deploy agent:deploy agent.deploy".to_owned()), "{lines:?}");
-        let open: Vec<&String> = lines.iter().filter(|line| line.contains(" open ")).collect();
-        assert_eq!(open, ["/openapi.json open -", "/docs open -", "/healthz open -", "/readyz open -"]);
+        assert!(
+            lines.contains(&"/api/v1/agents/deploy agent:deploy agent.deploy".to_owned()),
+            "{lines:?}"
+        );
+        let open: Vec<&String> = lines
+            .iter()
+            .filter(|line| line.contains(" open "))
+            .collect();
+        assert_eq!(
+            open,
+            [
+                "/openapi.json open -",
+                "/docs open -",
+                "/healthz open -",
+                "/readyz open -"
+            ]
+        );
     }
 }

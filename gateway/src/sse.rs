@@ -62,20 +62,31 @@ fn alive(source: impl Source) -> impl Stream<Item = Bytes> + Send {
 
 /// Whether the caller would rather have events than one document.
 pub fn wanted(headers: &HeaderMap) -> bool {
-    let accepts = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    accepts
-        .flat_map(|value| value.split(','))
-        .any(|one| one.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("text/event-stream")))
+    let accepts = headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
+    accepts.flat_map(|value| value.split(',')).any(|one| {
+        one.split(';')
+            .next()
+            .is_some_and(|kind| kind.trim().eq_ignore_ascii_case("text/event-stream"))
+    })
 }
 
 /// Where a reader that comes back left off.
 pub fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>> {
-    let Some(value) = headers.get("last-event-id").filter(|value| !value.is_empty()) else {
+    let Some(value) = headers
+        .get("last-event-id")
+        .filter(|value| !value.is_empty())
+    else {
         return Ok(None);
     };
     let number = value.to_str().ok().and_then(|text| text.parse().ok());
     number.map(Some).ok_or_else(|| {
-        Error::fault("Last-Event-ID", "is not an id of these events; allowed is the id of the last event that came")
+        Error::fault(
+            "Last-Event-ID",
+            "is not an id of these events; allowed is the id of the last event that came",
+        )
     })
 }
 
@@ -85,16 +96,29 @@ mod tests {
 
     #[test]
     fn frames() {
-        assert_eq!(frame("chunk", Some("7"), "{\"a\":1}"), "id: 7\nevent: chunk\ndata: {\"a\":1}\n\n");
-        assert_eq!(frame("log", None, "[1,\r\n2]"), "event: log\ndata: [1,\ndata: \ndata: 2]\n\n");
-        assert_eq!(event("progress", None, &"a\nb"), "event: progress\ndata: \"a\\nb\"\n\n");
+        assert_eq!(
+            frame("chunk", Some("7"), "{\"a\":1}"),
+            "id: 7\nevent: chunk\ndata: {\"a\":1}\n\n"
+        );
+        assert_eq!(
+            frame("log", None, "[1,\r\n2]"),
+            "event: log\ndata: [1,\ndata: \ndata: 2]\n\n"
+        );
+        assert_eq!(
+            event("progress", None, &"a\nb"),
+            "event: progress\ndata: \"a\\nb\"\n\n"
+        );
     }
 
     #[test]
     fn who_wants_events() {
-        let accepting = |value: &'static str| HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_static(value))]);
+        let accepting = |value: &'static str| {
+            HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_static(value))])
+        };
         assert!(wanted(&accepting("text/event-stream")));
-        assert!(wanted(&accepting("application/json, Text/Event-Stream;q=0.9")));
+        assert!(wanted(&accepting(
+            "application/json, Text/Event-Stream;q=0.9"
+        )));
         assert!(!wanted(&accepting("*/*")) && !wanted(&HeaderMap::new()));
     }
 

@@ -1,5 +1,11 @@
-//! The gateway by its front door: real HTTP, real rows, the memory bus, and executors that the test plays.
+//! The gateway by its front door: real HTTP, real rows, the memory bus, and deployers and executors that the test plays.
 
+mod deploy;
+mod door;
+mod drift;
+mod execute;
+mod read;
+mod stream;
 mod world;
 
 pub use world::somebody;

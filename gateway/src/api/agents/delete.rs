@@ -4,18 +4,17 @@ use super::{
     deploy::{is_deleting, made, tell},
     living,
 };
-use crate::{app::App, clock, door::Who, error::Answer, openapi, respond};
-use axum::{
-    extract::{Path, State},
-    http::StatusCode,
-    response::Response,
-};
+use crate::{app::App, clock, door::Who, error::Answer, openapi, params::Path, respond};
+use axum::{extract::State, http::StatusCode, response::Response};
 use domain::{
     deployment::{Kind, Status},
     id::DeploymentId,
 };
 use serde::Serialize;
-use store::{agents::Accepted, deployments::New};
+use store::{
+    agents::{Accepted, Agent},
+    deployments::{Deployment, New},
+};
 use utoipa::ToSchema;
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -35,36 +34,16 @@ pub struct DeleteResponse {
 #[utoipa::path(delete, path = "/api/v1/agents/{agent_id}", operation_id = "delete_agent", tag = "agents",
     params(("agent_id" = String, Path)),
     responses((status = 202, body = DeleteResponse, description = "Being deleted; follow it by its deployment_id")))]
-pub async fn delete(State(app): State<App>, who: Who, Path(agent_id): Path<String>) -> Answer<Response> {
+pub async fn delete(
+    State(app): State<App>,
+    who: Who,
+    Path(agent_id): Path<String>,
+) -> Answer<Response> {
     let agent = living(&app, &who, &agent_id).await?;
     let (newest, _) = app.store.deployments(&agent.incarnation, 0, 1).await?;
     let deployment = match newest.into_iter().find(is_deleting) {
         Some(running) => running,
-        None => {
-            let new = New {
-                id: DeploymentId::from_uuid(uuid::Uuid::now_v7()),
-                account: agent.account.clone(),
-                agent_id: agent.agent_id.clone(),
-                incarnation: agent.incarnation,
-                version_id: None,
-                kind: Kind::Delete,
-                created_by: who.key.id.to_string(),
-                created_at: clock::now(),
-            };
-            let deployment = made(&new);
-            let accepted = Accepted {
-                agent: None,
-                version: None,
-                artifact: None,
-                deployment: new,
-            };
-            app.store.accept_deployment(&accepted).await?;
-            if let Err(error) = app.bus.deploy(&deployment.account, &deployment.id).await {
-                tracing::warn!(deployment.id = %deployment.id, error = ?error, "a deployer was not nudged; it finds the row by itself");
-            }
-            tell(&app, &deployment).await;
-            deployment
-        }
+        None => begin(&app, &who, &agent).await?,
     };
     revoke(&app, &deployment).await?;
     let body = DeleteResponse {
@@ -75,14 +54,46 @@ pub async fn delete(State(app): State<App>, who: Who, Path(agent_id): Path<Strin
     Ok(respond::json(StatusCode::ACCEPTED, &body))
 }
 
-async fn revoke(app: &App, deployment: &store::deployments::Deployment) -> Answer<()> {
+async fn begin(app: &App, who: &Who, agent: &Agent) -> Answer<Deployment> {
+    let new = New {
+        id: DeploymentId::from_uuid(uuid::Uuid::now_v7()),
+        account: agent.account.clone(),
+        agent_id: agent.agent_id.clone(),
+        incarnation: agent.incarnation.clone(),
+        version_id: None,
+        kind: Kind::Delete,
+        created_by: who.key.id.to_string(),
+        created_at: clock::now(),
+    };
+    let deployment = made(&new);
+    let accepted = Accepted {
+        agent: None,
+        version: None,
+        artifact: None,
+        deployment: new,
+    };
+    app.store.accept_deployment(&accepted).await?;
+    if let Err(error) = app.bus.deploy(&deployment.account, &deployment.id).await {
+        tracing::warn!(deployment.id = %deployment.id, error = ?error, "a deployer was not nudged; it finds the row by itself");
+    }
+    tell(app, &deployment).await;
+    Ok(deployment)
+}
+
+async fn revoke(app: &App, deployment: &Deployment) -> Answer<()> {
     let account = &deployment.account;
-    app.store.revoke_agent_keys(account, &deployment.agent_id, clock::now()).await?;
+    app.store
+        .revoke_agent_keys(account, &deployment.agent_id, clock::now())
+        .await?;
     app.keys.forget_account(account);
     let changed = proto::v1::KeysChanged {
         account: account.to_string(),
     };
-    if let Err(error) = app.bus.tell(account, proto::v1::event::Event::KeysChanged(changed)).await {
+    if let Err(error) = app
+        .bus
+        .tell(account, proto::v1::event::Event::KeysChanged(changed))
+        .await
+    {
         tracing::debug!(error = ?error, "nobody was told; what others remember ages by itself");
     }
     Ok(())

@@ -1,7 +1,9 @@
 //! POST /agents/deploy: a new agent, or a new version of one.
 
 use super::request::{self, DeployRequest, Wanted};
-use crate::{app::App, audit::Subject, body, clock, door::Who, error::Answer, key, openapi, respond};
+use crate::{
+    app::App, audit::Subject, body, clock, door::Who, error::Answer, key, openapi, respond,
+};
 use axum::{
     extract::{Request, State},
     response::Response,
@@ -72,10 +74,15 @@ struct Secrets {
 pub async fn deploy(State(app): State<App>, who: Who, request: Request) -> Answer<Response> {
     let bytes = body::read(request, app.config.max_deploy_body_bytes).await?;
     let read = tokio::task::spawn_blocking(move || request::read(&bytes, Limits::default())).await;
-    let wanted = read.map_err(|error| Error::internal("the request could not be read").because(error))??;
-    let subject = Subject(format!("agents/{} {}", wanted.spec.agent_id, wanted.spec.version));
+    let wanted =
+        read.map_err(|error| Error::internal("the request could not be read").because(error))??;
+    let subject = Subject(format!(
+        "agents/{} {}",
+        wanted.spec.agent_id, wanted.spec.version
+    ));
     let answer = accept(&app, &who, wanted).await;
-    let mut response = axum::response::IntoResponse::into_response(answer.map(|answer| respond::ok(&answer)));
+    let mut response =
+        axum::response::IntoResponse::into_response(answer.map(|answer| respond::ok(&answer)));
     response.extensions_mut().insert(subject);
     Ok(response)
 }
@@ -92,8 +99,10 @@ async fn accept(app: &App, who: &Who, wanted: Wanted) -> Answer<DeployResponse> 
         let plan = match agent {
             None => Plan::first(app, who, &wanted)?,
             Some(agent) => match known(app, who, &wanted, agent).await? {
-                Known::Already(deployment) => return Ok(answer(app, &deployment, Secrets::default()).await),
-                Known::Next(plan) => plan,
+                Known::Already(deployment) => {
+                    return Ok(answer(app, &deployment, Secrets::default()).await);
+                }
+                Known::Next(plan) => *plan,
             },
         };
         if !app.store.accept_deployment(&plan.accepted).await? {
@@ -107,7 +116,10 @@ async fn accept(app: &App, who: &Who, wanted: Wanted) -> Answer<DeployResponse> 
         tell(app, &deployment).await;
         return Ok(answer(app, &deployment, plan.secrets).await);
     }
-    Err(Error::conflict(format!("agent {id} is being deployed by others right now; try again")).into())
+    Err(Error::conflict(format!(
+        "agent {id} is being deployed by others right now; try again"
+    ))
+    .into())
 }
 
 /// What will be written, and the secrets that are shown for it.
@@ -118,7 +130,7 @@ struct Plan {
 
 enum Known {
     Already(Box<Deployment>),
-    Next(Plan),
+    Next(Box<Plan>),
 }
 
 impl Plan {
@@ -150,7 +162,13 @@ impl Plan {
         Ok(plan)
     }
 
-    fn next(app: &App, who: &Who, wanted: &Wanted, incarnation: String, now: Timestamp) -> Answer<Self> {
+    fn next(
+        app: &App,
+        who: &Who,
+        wanted: &Wanted,
+        incarnation: String,
+        now: Timestamp,
+    ) -> Answer<Self> {
         let id = VersionId::from_uuid(Uuid::now_v7());
         let account = &who.key.account;
         let version = versions::New {
@@ -176,7 +194,13 @@ impl Plan {
     }
 
     /// Only a deployment: the version is there.
-    fn again(who: &Who, wanted: &Wanted, incarnation: String, version: VersionId, now: Timestamp) -> Self {
+    fn again(
+        who: &Who,
+        wanted: &Wanted,
+        incarnation: String,
+        version: VersionId,
+        now: Timestamp,
+    ) -> Self {
         let deployment = New {
             id: DeploymentId::from_uuid(Uuid::now_v7()),
             account: who.key.account.clone(),
@@ -203,22 +227,45 @@ async fn known(app: &App, who: &Who, wanted: &Wanted, agent: Agent) -> Answer<Kn
     let (id, version) = (&wanted.spec.agent_id, &wanted.spec.version);
     let (newest, _) = app.store.deployments(&agent.incarnation, 0, 1).await?;
     if let Some(newest) = newest.first().filter(|newest| is_deleting(newest)) {
-        return Err(Error::conflict(format!("agent {id} is being deleted by deployment {}; deploy it when that is done", newest.id)).into());
+        return Err(Error::conflict(format!(
+            "agent {id} is being deleted by deployment {}; deploy it when that is done",
+            newest.id
+        ))
+        .into());
     }
     if agent.environment != wanted.spec.environment {
-        let message = format!("agent {id} lives in environment {}; deploy it there, or under another agent id", agent.environment);
+        let message = format!(
+            "agent {id} lives in environment {}; deploy it there, or under another agent id",
+            agent.environment
+        );
         return Err(Error::conflict(message).into());
     }
     let Some(there) = app.store.version_named(&agent.incarnation, version).await? else {
-        return Ok(Known::Next(Plan::next(app, who, wanted, agent.incarnation, clock::now())?));
+        return Ok(Known::Next(Box::new(Plan::next(
+            app,
+            who,
+            wanted,
+            agent.incarnation,
+            clock::now(),
+        )?)));
     };
     if there.digest != wanted.digest {
-        let message = format!("version {version} of agent {id} was deployed with other content; give the change a new version");
+        let message = format!(
+            "version {version} of agent {id} was deployed with other content; give the change a new version"
+        );
         return Err(Error::conflict(message).into());
     }
     match app.store.deployment_of(&there.id).await? {
-        Some(deployment) if deployment.state.status != Status::Failed => Ok(Known::Already(Box::new(deployment))),
-        _ => Ok(Known::Next(Plan::again(who, wanted, agent.incarnation, there.id, clock::now()))),
+        Some(deployment) if deployment.state.status != Status::Failed => {
+            Ok(Known::Already(Box::new(deployment)))
+        }
+        _ => Ok(Known::Next(Box::new(Plan::again(
+            who,
+            wanted,
+            agent.incarnation,
+            there.id,
+            clock::now(),
+        )))),
     }
 }
 
@@ -245,7 +292,8 @@ pub fn made(new: &New) -> Deployment {
 
 /// The other gateways forget what they know of the agent; so do we.
 pub async fn tell(app: &App, deployment: &Deployment) {
-    app.agents.forget(deployment.account.clone(), deployment.agent_id.clone());
+    app.agents
+        .forget(deployment.account.clone(), deployment.agent_id.clone());
     let changed = proto::v1::AgentChanged {
         account: deployment.account.to_string(),
         agent_id: deployment.agent_id.to_string(),
@@ -260,7 +308,11 @@ async fn answer(app: &App, deployment: &Deployment, security: Secrets) -> Deploy
     let estimated_completion = if deployment.state.status.is_terminal() {
         deployment.updated_at
     } else {
-        deployment.created_at + app.estimates.deployment(&app.store, &deployment.account).await
+        deployment.created_at
+            + app
+                .estimates
+                .deployment(&app.store, &deployment.account)
+                .await
     };
     let id = &deployment.agent_id;
     DeployResponse {

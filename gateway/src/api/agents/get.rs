@@ -1,11 +1,8 @@
 //! GET /agents/{id}.
 
 use super::living;
-use crate::{app::App, clock, door::Who, error::Answer, monitor, openapi, respond};
-use axum::{
-    extract::{Path, State},
-    response::Response,
-};
+use crate::{app::App, clock, door::Who, error::Answer, monitor, openapi, params::Path, respond};
+use axum::{extract::State, response::Response};
 use domain::{
     Error, Timestamp,
     agent::{Environment, Status},
@@ -117,7 +114,11 @@ struct SecurityDetails {
 /// Read an agent
 #[utoipa::path(get, path = "/api/v1/agents/{agent_id}", operation_id = "get_agent", tag = "agents",
     params(("agent_id" = String, Path)), responses((status = 200, body = AgentDetails)))]
-pub async fn get(State(app): State<App>, who: Who, Path(agent_id): Path<String>) -> Answer<Response> {
+pub async fn get(
+    State(app): State<App>,
+    who: Who,
+    Path(agent_id): Path<String>,
+) -> Answer<Response> {
     let agent = living(&app, &who, &agent_id).await?;
     let (account, id) = (&who.key.account, &agent.agent_id);
     let filter = Filter {
@@ -127,20 +128,39 @@ pub async fn get(State(app): State<App>, who: Who, Path(agent_id): Path<String>)
     let now = clock::now();
     let day = Range::new(Timestamp(now.0 - 86_400_000), now, Granularity::FiveMinutes)?;
     let (listed, instances, events, totals, day) = tokio::join!(
-        app.store.agents(account, &filter, (Sort::CreatedAt, true), 0, 1),
+        app.store
+            .agents(account, &filter, (Sort::CreatedAt, true), 0, 1),
         app.store.living_instances(account, id),
         app.store.scaling_events(account, id, 50),
         monitor::summaries(&app, account, vec![id.to_string()], Timestamp(0), None),
         monitor::glance(&app, account, id, day),
     );
-    let one = listed?.0.pop().ok_or_else(|| Error::not_found(format!("agent {id}")))?;
+    let one = listed?
+        .0
+        .pop()
+        .ok_or_else(|| Error::not_found(format!("agent {id}")))?;
     let runs = |state| matches!(state, InstanceState::Starting | InstanceState::Ready);
-    let current = instances?.iter().filter(|instance| runs(instance.state)).count();
-    let performance = performance(totals.map(|mut all| all.pop()), day, now);
-    Ok(respond::ok(&details(&app, one, current, events?, performance)))
+    let current = instances?
+        .iter()
+        .filter(|instance| runs(instance.state))
+        .count();
+    let performance = performance(totals.as_deref().map(<[Summary]>::first), day.as_ref(), now);
+    Ok(respond::ok(&details(
+        &app,
+        one,
+        current,
+        events?,
+        performance,
+    )))
 }
 
-fn details(app: &App, one: Listed, current_instances: usize, events: Vec<ScalingEvent>, performance: Performance) -> AgentDetails {
+fn details(
+    app: &App,
+    one: Listed,
+    current_instances: usize,
+    events: Vec<ScalingEvent>,
+    performance: Performance,
+) -> AgentDetails {
     let (spec, agent) = (one.spec, one.agent);
     let line = |event: ScalingEvent| ScalingLine {
         timestamp: event.at,
@@ -184,16 +204,20 @@ fn details(app: &App, one: Listed, current_instances: usize, events: Vec<Scaling
 }
 
 /// `totals` is nothing where monitor is silent, and nothing within where the agent has never run.
-fn performance(totals: Option<Option<Summary>>, day: Option<QueryReply>, now: Timestamp) -> Performance {
-    let ran = totals.as_ref().and_then(Option::as_ref);
-    let recent = day.as_ref().and_then(|day| {
+fn performance(
+    totals: Option<Option<&Summary>>,
+    day: Option<&QueryReply>,
+    now: Timestamp,
+) -> Performance {
+    let ran = totals.flatten();
+    let recent = day.and_then(|day| {
         let newest = &day.buckets[day.buckets.len().checked_sub(2)?..];
         let seconds = (now.0 - newest.first()?.start_ms).max(1) as f64 / 1000.0;
         Some(newest.iter().map(|bucket| bucket.count).sum::<u64>() as f64 / seconds)
     });
     Performance {
-        uptime: day.as_ref().and_then(|day| day.uptime_percent),
-        total_requests: totals.as_ref().map(|_| ran.map_or(0, |ran| ran.total)),
+        uptime: day.and_then(|day| day.uptime_percent),
+        total_requests: totals.map(|_| ran.map_or(0, |ran| ran.total)),
         avg_response_time: ran.and_then(|ran| ran.avg_ms),
         error_rate: ran.and_then(|ran| monitor::error_rate(ran.failed, ran.total)),
         throughput: recent,

@@ -1,11 +1,8 @@
 //! GET /agents/{id}/instances.
 
 use super::living;
-use crate::{app::App, door::Who, error::Answer, openapi, respond};
-use axum::{
-    extract::{Path, State},
-    response::Response,
-};
+use crate::{app::App, door::Who, error::Answer, openapi, params::Path, respond};
+use axum::{extract::State, response::Response};
 use domain::{Timestamp, id::VersionId, instance::State as InstanceState};
 use serde::Serialize;
 use std::collections::HashMap;
@@ -37,10 +34,22 @@ struct InstanceLine {
 /// Oldest first.
 #[utoipa::path(get, path = "/api/v1/agents/{agent_id}/instances", operation_id = "list_instances", tag = "agents",
     params(("agent_id" = String, Path)), responses((status = 200, body = InstanceList)))]
-pub async fn instances(State(app): State<App>, who: Who, Path(agent_id): Path<String>) -> Answer<Response> {
+pub async fn instances(
+    State(app): State<App>,
+    who: Who,
+    Path(agent_id): Path<String>,
+) -> Answer<Response> {
     let agent = living(&app, &who, &agent_id).await?;
-    let living = app.store.living_instances(&agent.account, &agent.agent_id).await?;
-    let names = version_names(&app, &who, living.iter().map(|instance| &instance.version_id)).await?;
+    let living = app
+        .store
+        .living_instances(&agent.account, &agent.agent_id)
+        .await?;
+    let names = version_names(
+        &app,
+        &who,
+        living.iter().map(|instance| &instance.version_id),
+    )
+    .await?;
     let line = |instance: store::instances::Instance| InstanceLine {
         instance_id: instance.id.to_string(),
         version: names.get(&instance.version_id).cloned(),
@@ -58,7 +67,11 @@ pub async fn instances(State(app): State<App>, who: Who, Path(agent_id): Path<St
 }
 
 /// The agent's own words for versions.
-pub async fn version_names(app: &App, who: &Who, ids: impl Iterator<Item = &VersionId>) -> Answer<HashMap<VersionId, String>> {
+pub async fn version_names(
+    app: &App,
+    who: &Who,
+    ids: impl Iterator<Item = &VersionId>,
+) -> Answer<HashMap<VersionId, String>> {
     let mut names = HashMap::new();
     for id in ids {
         if names.contains_key(id) {

@@ -71,11 +71,15 @@ struct ListParams {
 }
 
 fn sorts() -> utoipa::openapi::ObjectBuilder {
-    utoipa::openapi::ObjectBuilder::new().enum_values(Some(["created_at", "name", "last_updated"])).default(Some("created_at".into()))
+    utoipa::openapi::ObjectBuilder::new()
+        .enum_values(Some(["created_at", "name", "last_updated"]))
+        .default(Some("created_at".into()))
 }
 
 fn orders() -> utoipa::openapi::ObjectBuilder {
-    utoipa::openapi::ObjectBuilder::new().enum_values(Some(["asc", "desc"])).default(Some("desc".into()))
+    utoipa::openapi::ObjectBuilder::new()
+        .enum_values(Some(["asc", "desc"]))
+        .default(Some("desc".into()))
 }
 
 /// List agents
@@ -86,7 +90,13 @@ fn orders() -> utoipa::openapi::ObjectBuilder {
 pub async fn list(State(app): State<App>, who: Who, params: Params) -> Answer<Response> {
     let mut tags: Vec<String> = params.many("tag").into_iter().map(str::to_owned).collect();
     if tags.len() > MAX_TAGS {
-        params.fault("tag", format_args!("is given {} times; allowed is at most {MAX_TAGS} times", tags.len()));
+        params.fault(
+            "tag",
+            format_args!(
+                "is given {} times; allowed is at most {MAX_TAGS} times",
+                tags.len()
+            ),
+        );
     }
     tags.sort_unstable();
     tags.dedup();
@@ -95,7 +105,11 @@ pub async fn list(State(app): State<App>, who: Who, params: Params) -> Answer<Re
         status: params.parsed("status"),
         tags,
         agent_id: None,
-        scope: who.key.agents.as_ref().map(|agents| agents.iter().cloned().collect()),
+        scope: who
+            .key
+            .agents
+            .as_ref()
+            .map(|agents| agents.iter().cloned().collect()),
     };
     let page = params.page();
     let sort = match params.one("sort") {
@@ -104,7 +118,10 @@ pub async fn list(State(app): State<App>, who: Who, params: Params) -> Answer<Re
         Some("last_updated") => Sort::LastUpdated,
         Some(other) => {
             let other = domain::text::quote(other);
-            params.fault("sort", format_args!("{other} is not allowed; allowed are created_at, name, last_updated"));
+            params.fault(
+                "sort",
+                format_args!("{other} is not allowed; allowed are created_at, name, last_updated"),
+            );
             Sort::CreatedAt
         }
     };
@@ -112,18 +129,42 @@ pub async fn list(State(app): State<App>, who: Who, params: Params) -> Answer<Re
         None | Some("desc") => true,
         Some("asc") => false,
         Some(other) => {
-            params.fault("order", format_args!("{} is not allowed; allowed are asc, desc", domain::text::quote(other)));
+            params.fault(
+                "order",
+                format_args!(
+                    "{} is not allowed; allowed are asc, desc",
+                    domain::text::quote(other)
+                ),
+            );
             true
         }
     };
     params.check()?;
 
-    let (listed, total) = app.store.agents(&who.key.account, &filter, (sort, descending), page.offset(), page.limit).await?;
-    let ids = listed.iter().map(|one| one.agent.agent_id.to_string()).collect();
+    let (listed, total) = app
+        .store
+        .agents(
+            &who.key.account,
+            &filter,
+            (sort, descending),
+            page.offset(),
+            page.limit,
+        )
+        .await?;
+    let ids = listed
+        .iter()
+        .map(|one| one.agent.agent_id.to_string())
+        .collect();
     let figures = monitor::summaries(&app, &who.key.account, ids, Timestamp(0), None).await;
-    let figures: Option<HashMap<String, Summary>> =
-        figures.map(|all| all.into_iter().map(|one| (one.agent_id.clone(), one)).collect());
-    let agents = listed.into_iter().map(|one| line(&app, one, figures.as_ref())).collect();
+    let figures: Option<HashMap<String, Summary>> = figures.map(|all| {
+        all.into_iter()
+            .map(|one| (one.agent_id.clone(), one))
+            .collect()
+    });
+    let agents = listed
+        .into_iter()
+        .map(|one| line(&app, one, figures.as_ref()))
+        .collect();
     Ok(respond::ok(&AgentList {
         agents,
         pagination: Pagination::new(page, total),
@@ -132,16 +173,21 @@ pub async fn list(State(app): State<App>, who: Who, params: Params) -> Answer<Re
 
 fn line(app: &App, one: Listed, figures: Option<&HashMap<String, Summary>>) -> AgentLine {
     let id = &one.agent.agent_id;
-    let performance_metrics = figures.map_or_else(PerformanceMetrics::default, |figures| match figures.get(id.as_str()) {
-        Some(figures) => PerformanceMetrics {
-            avg_response_time: figures.avg_ms,
-            success_rate: monitor::error_rate(figures.total - figures.failed.min(figures.total), figures.total),
-            total_requests: Some(figures.total),
-        },
-        None => PerformanceMetrics {
-            total_requests: Some(0),
-            ..PerformanceMetrics::default()
-        },
+    let performance_metrics = figures.map_or_else(PerformanceMetrics::default, |figures| {
+        match figures.get(id.as_str()) {
+            Some(figures) => PerformanceMetrics {
+                avg_response_time: figures.avg_ms,
+                success_rate: monitor::error_rate(
+                    figures.total - figures.failed.min(figures.total),
+                    figures.total,
+                ),
+                total_requests: Some(figures.total),
+            },
+            None => PerformanceMetrics {
+                total_requests: Some(0),
+                ..PerformanceMetrics::default()
+            },
+        }
     });
     AgentLine {
         agent_id: id.to_string(),

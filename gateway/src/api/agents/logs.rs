@@ -6,15 +6,12 @@ use crate::{
     app::App,
     door::Who,
     error::Answer,
-    params::Params,
+    params::{Params, Path},
     respond, sse,
 };
-use axum::{
-    extract::{Path, State},
-    response::Response,
-};
+use axum::{extract::State, response::Response};
 use bytes::Bytes;
-use domain::{Timestamp, log::Line};
+use domain::{Timestamp, id::ExecutionId, log::Line};
 use futures::{StreamExt, stream::SelectAll};
 use proto::{
     convert::from_log_line,
@@ -47,7 +44,12 @@ struct AgentLogEntry<'a> {
     params(("agent_id" = String, Path), ("follow" = Option<bool>, Query),
         ("since" = Option<String>, Query, description = "RFC 3339"), ("limit" = Option<u32>, Query, description = "200 by default, at most 1000")),
     responses((status = 200, content((AgentLogs = "application/json"), (String = "text/event-stream")))))]
-pub async fn logs(State(app): State<App>, who: Who, Path(agent_id): Path<String>, params: Params) -> Answer<Response> {
+pub async fn logs(
+    State(app): State<App>,
+    who: Who,
+    Path(agent_id): Path<String>,
+    params: Params,
+) -> Answer<Response> {
     let agent = known(&app, &who, &agent_id).await?;
     let account = &who.key.account;
     let follow = params.flag("follow");
@@ -69,16 +71,25 @@ pub async fn logs(State(app): State<App>, who: Who, Path(agent_id): Path<String>
     let kept = app.store.agent_logs(account, &agent, since, limit).await?;
     if !follow {
         let entry = |kept: &'_ store::logs::Kept| -> serde_json::Value {
-            let id = kept.execution_id.as_ref().map(|id| id.as_str());
-            serde_json::to_value(AgentLogEntry { line: LogEntry::from(&kept.line), execution_id: id }).unwrap_or_default()
+            let id = kept.execution_id.as_ref().map(ExecutionId::as_str);
+            serde_json::to_value(AgentLogEntry {
+                line: LogEntry::from(&kept.line),
+                execution_id: id,
+            })
+            .unwrap_or_default()
         };
         let logs: Vec<serde_json::Value> = kept.iter().map(entry).collect();
-        return Ok(respond::ok(&json!({"agent_id": agent.as_str(), "logs": logs})));
+        return Ok(respond::ok(
+            &json!({"agent_id": agent.as_str(), "logs": logs}),
+        ));
     }
     let mut seen = Seen::default();
     let ready = kept.iter().map(|kept| {
         seen.add(&kept.line);
-        event(&kept.line, kept.execution_id.as_ref().map(|id| id.as_str()))
+        event(
+            &kept.line,
+            kept.execution_id.as_ref().map(ExecutionId::as_str),
+        )
     });
     Ok(sse::response(Follow {
         ready: ready.collect(),
@@ -99,7 +110,10 @@ pub struct Seen(HashMap<(Timestamp, String), u32>);
 
 impl Seen {
     pub fn add(&mut self, line: &Line) {
-        *self.0.entry((line.timestamp, line.message.clone())).or_default() += 1;
+        *self
+            .0
+            .entry((line.timestamp, line.message.clone()))
+            .or_default() += 1;
     }
 
     /// Whether it went out; asked again, it is another line.
@@ -142,13 +156,17 @@ impl sse::Source for Follow {
             let Ok(told) = told else { continue };
             match told.event {
                 Some(Event::Log(line)) => {
-                    let Ok(line) = from_log_line(line) else { continue };
+                    let Ok(line) = from_log_line(line) else {
+                        continue;
+                    };
                     if !self.seen.take(&line) {
                         let id = Some(told.execution_id.as_str()).filter(|id| !id.is_empty());
                         return Some(event(&line, id));
                     }
                 }
-                Some(Event::Lost(events)) => return Some(sse::event("lost", None, &json!({"events": events}))),
+                Some(Event::Lost(events)) => {
+                    return Some(sse::event("lost", None, &json!({"events": events})));
+                }
                 Some(Event::Chunk(_) | Event::Progress(_) | Event::Result(_)) | None => {}
             }
         }
@@ -162,7 +180,12 @@ mod tests {
 
     #[test]
     fn lines_are_seen_as_often_as_they_went_out() {
-        let line = |message: &str| Line { timestamp: Timestamp(1), level: Level::Info, message: message.into(), context: None };
+        let line = |message: &str| Line {
+            timestamp: Timestamp(1),
+            level: Level::Info,
+            message: message.into(),
+            context: None,
+        };
         let mut seen = Seen::default();
         seen.add(&line("a"));
         seen.add(&line("a"));

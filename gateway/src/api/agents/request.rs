@@ -5,15 +5,14 @@ use crate::{
     json, openapi,
 };
 use base64::{
-    Engine as _,
-    alphabet,
+    Engine as _, alphabet,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
 use domain::{
     Error, Result,
     agent::{
-        self, Configuration, Environment, HealthCheck, MAX_CUSTOM_METRICS, MAX_REQUIREMENTS, MAX_SYSTEM_PACKAGES,
-        MAX_TAGS, Placement, Requirement, Scaling, Spec,
+        self, Configuration, Environment, HealthCheck, MAX_CUSTOM_METRICS, MAX_REQUIREMENTS,
+        MAX_SYSTEM_PACKAGES, MAX_TAGS, Placement, Requirement, Scaling, Spec,
     },
     artifact::{self, Limits},
     log::Level,
@@ -37,7 +36,10 @@ pub struct Wanted {
 }
 
 #[derive(ToSchema)]
-#[expect(dead_code, reason = "the schema of what the walk below reads; a test holds them together")]
+#[expect(
+    dead_code,
+    reason = "the schema of what the walk below reads; a test holds them together"
+)]
 pub struct DeployRequest {
     agent_metadata: AgentMetadata,
     agent_code: AgentCode,
@@ -182,7 +184,8 @@ pub fn read(body: &[u8], limits: Limits) -> Result<Wanted> {
     let faults = Faults::default();
     let walked = walk(&sent, limits, &faults);
     faults.check()?;
-    let (spec, variables, code) = walked.ok_or_else(|| Error::internal("a good request has no content"))?;
+    let (spec, variables, code) =
+        walked.ok_or_else(|| Error::internal("a good request has no content"))?;
     let artifact = artifact::digest(&code);
     if let Some(place) = sent.pointer_mut("/agent_code/source_code") {
         *place = Value::String(artifact.clone());
@@ -197,32 +200,51 @@ pub fn read(body: &[u8], limits: Limits) -> Result<Wanted> {
     })
 }
 
-fn walk(sent: &Value, limits: Limits, faults: &Faults) -> Option<(Spec, BTreeMap<String, String>, Vec<u8>)> {
+fn walk(
+    sent: &Value,
+    limits: Limits,
+    faults: &Faults,
+) -> Option<(Spec, BTreeMap<String, String>, Vec<u8>)> {
     let root = Fields::of(sent, faults);
 
     let metadata = root.needed_object("agent_metadata");
     let agent_id = metadata.needed_parsed("agent_id");
-    let name = metadata.needed_text("name").filter(|name| checked(&metadata, "name", agent::name(name)));
+    let name = metadata
+        .needed_text("name")
+        .filter(|name| checked(&metadata, "name", agent::name(name)));
     let version = metadata.needed_text("version").and_then(|version| {
-        agent::version(version).map_err(|what| metadata.fault("version", what)).ok()
+        agent::version(version)
+            .map_err(|what| metadata.fault("version", what))
+            .ok()
     });
-    let description = metadata.text_that("description", agent::description).unwrap_or_default();
-    let tags = metadata.texts("tags", MAX_TAGS, |tag| agent::tag(tag).map(|()| tag.to_owned()));
+    let description = metadata
+        .text_that("description", agent::description)
+        .unwrap_or_default();
+    let tags = metadata.texts("tags", MAX_TAGS, |tag| {
+        agent::tag(tag).map(|()| tag.to_owned())
+    });
 
     let source = root.needed_object("agent_code");
     let code = source.needed_text("source_code").and_then(|text| {
-        decode(text).map_err(|what| source.fault("source_code", what)).ok()
+        decode(text)
+            .map_err(|what| source.fault("source_code", what))
+            .ok()
     });
-    let found = code.as_deref().and_then(|code| match artifact::inspect(code, limits) {
-        Ok(artifact) => Some(artifact.requirements),
-        Err(all) => {
-            all.iter().for_each(|what| source.fault("source_code", what));
-            None
-        }
-    });
+    let found = code
+        .as_deref()
+        .and_then(|code| match artifact::inspect(code, limits) {
+            Ok(artifact) => Some(artifact.requirements),
+            Err(all) => {
+                all.iter()
+                    .for_each(|what| source.fault("source_code", what));
+                None
+            }
+        });
     let dependencies = source.object("dependencies");
     let named: Vec<Requirement> = dependencies.texts("python", MAX_REQUIREMENTS, str::parse);
-    let system = dependencies.texts("system", MAX_SYSTEM_PACKAGES, |name| agent::system_package(name).map(|()| name.to_owned()));
+    let system = dependencies.texts("system", MAX_SYSTEM_PACKAGES, |name| {
+        agent::system_package(name).map(|()| name.to_owned())
+    });
     let entrypoint = source.needed_parsed("entrypoint");
     let configuration = configuration(&source.object("configuration"));
 
@@ -235,7 +257,9 @@ fn walk(sent: &Value, limits: Limits, faults: &Faults) -> Option<(Spec, BTreeMap
     let placement = Placement {
         subnet_ids: vpc.texts("subnet_ids", 50, word),
         security_group_ids: vpc.texts("security_group_ids", 50, word),
-        iam_role_arn: security.text_that("iam_role_arn", |text| text::line(text, 2048)).map(str::to_owned),
+        iam_role_arn: security
+            .text_that("iam_role_arn", |text| text::line(text, 2048))
+            .map(str::to_owned),
     };
     let variables = security.text_map("environment_variables", |name, value| {
         agent::environment_name(name)?;
@@ -244,12 +268,18 @@ fn walk(sent: &Value, limits: Limits, faults: &Faults) -> Option<(Spec, BTreeMap
         }
         Ok(())
     });
-    checked(&security, "environment_variables", agent::environment_size(&variables));
+    checked(
+        &security,
+        "environment_variables",
+        agent::environment_size(&variables),
+    );
 
     let monitoring = root.object("monitoring");
     let health_check = health_check(&monitoring.object("health_check"));
     let metrics = monitoring.object("metrics");
-    let custom_metrics = metrics.texts("custom_metrics", MAX_CUSTOM_METRICS, |name| agent::metric_name(name).map(|()| name.to_owned()));
+    let custom_metrics = metrics.texts("custom_metrics", MAX_CUSTOM_METRICS, |name| {
+        agent::metric_name(name).map(|()| name.to_owned())
+    });
     let log_level = metrics.parsed("log_level").unwrap_or(Level::Info);
 
     let python = if named.is_empty() { found? } else { named };
@@ -280,9 +310,15 @@ fn checked(fields: &Fields<'_>, name: &str, result: Result<(), String>) -> bool 
 fn configuration(fields: &Fields<'_>) -> Configuration {
     let default = Configuration::default();
     Configuration {
-        memory_limit_mb: fields.integer("memory_limit", 64..=65536).unwrap_or(default.memory_limit_mb),
-        timeout_s: fields.integer("timeout", 1..=28800).unwrap_or(default.timeout_s),
-        concurrent_executions: fields.integer("concurrent_executions", 1..=1000).unwrap_or(default.concurrent_executions),
+        memory_limit_mb: fields
+            .integer("memory_limit", 64..=65536)
+            .unwrap_or(default.memory_limit_mb),
+        timeout_s: fields
+            .integer("timeout", 1..=28800)
+            .unwrap_or(default.timeout_s),
+        concurrent_executions: fields
+            .integer("concurrent_executions", 1..=1000)
+            .unwrap_or(default.concurrent_executions),
     }
 }
 
@@ -291,15 +327,22 @@ fn scaling(fields: &Fields<'_>) -> Scaling {
     let share = |n: f64| n > 0.0 && n <= 1.0;
     let scaling = Scaling {
         enabled: fields.flag("enabled").unwrap_or(default.enabled),
-        min_instances: fields.integer("min_instances", 0..=1000).unwrap_or(default.min_instances),
-        max_instances: fields.integer("max_instances", 1..=10_000).unwrap_or(default.max_instances),
+        min_instances: fields
+            .integer("min_instances", 0..=1000)
+            .unwrap_or(default.min_instances),
+        max_instances: fields
+            .integer("max_instances", 1..=10_000)
+            .unwrap_or(default.max_instances),
         target_utilization: fields
             .number("target_utilization", "a number over 0 up to 1", share)
             .unwrap_or(default.target_utilization),
     };
     if scaling.max_instances < scaling.min_instances {
         let (max, min) = (scaling.max_instances, scaling.min_instances);
-        fields.fault("max_instances", format_args!("is {max}; allowed is at least min_instances, {min}"));
+        fields.fault(
+            "max_instances",
+            format_args!("is {max}; allowed is at least min_instances, {min}"),
+        );
     }
     scaling
 }
@@ -311,12 +354,19 @@ fn health_check(fields: &Fields<'_>) -> HealthCheck {
         if path.starts_with('/') {
             return Ok(());
         }
-        Err(format!("{} does not begin with /; allowed is a path, as /health", text::quote(path)))
+        Err(format!(
+            "{} does not begin with /; allowed is a path, as /health",
+            text::quote(path)
+        ))
     };
     HealthCheck {
         enabled: fields.flag("enabled").unwrap_or(default.enabled),
-        path: fields.text_that("path", path).map_or(default.path, str::to_owned),
-        interval_s: fields.integer("interval", 1..=86400).unwrap_or(default.interval_s),
+        path: fields
+            .text_that("path", path)
+            .map_or(default.path, str::to_owned),
+        interval_s: fields
+            .integer("interval", 1..=86400)
+            .unwrap_or(default.interval_s),
     }
 }
 
@@ -327,11 +377,18 @@ fn decode(text: &str) -> Result<Vec<u8>, String> {
         b'_' => b'/',
         other => other,
     };
-    let packed: Vec<u8> = text.bytes().filter(|byte| !byte.is_ascii_whitespace()).map(plain).collect();
-    let config = GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
+    let packed: Vec<u8> = text
+        .bytes()
+        .filter(|byte| !byte.is_ascii_whitespace())
+        .map(plain)
+        .collect();
+    let config =
+        GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
     GeneralPurpose::new(&alphabet::STANDARD, config)
         .decode(packed)
-        .map_err(|error| format!("is not base64 ({error}); allowed is the base64 of one Python file or of a zip"))
+        .map_err(|error| {
+            format!("is not base64 ({error}); allowed is the base64 of one Python file or of a zip")
+        })
 }
 
 /// SHA-256 over the document with its members in order and without those that are null.
@@ -396,15 +453,38 @@ mod tests {
         });
         let faults = faults_of(&sent);
         for path in [
-            "agent_metadata.agent_id", "agent_metadata.name", "agent_metadata.version", "agent_metadata.tags[1]", "agent_metadata.tags[2]",
-            "agent_code.source_code", "agent_code.entrypoint", "agent_code.dependencies.python[0]", "agent_code.dependencies.system[0]",
-            "agent_code.configuration.memory_limit", "agent_code.configuration.timeout", "agent_code.configuration.concurrent_executions",
-            "deployment_config.environment", "deployment_config.auto_scaling.max_instances", "deployment_config.auto_scaling.target_utilization",
-            "deployment_config.auto_scaling.enabled", "deployment_config.security.environment_variables.\"A B\"",
-            "deployment_config.security.environment_variables.OK", "deployment_config.security.iam_role", "monitoring.metrics.log_level",
-            "monitoring.metrics.custom_metrics[0]", "monitoring.health_check.path", "monitoring.health_check.interval",
+            "agent_metadata.agent_id",
+            "agent_metadata.name",
+            "agent_metadata.version",
+            "agent_metadata.tags[1]",
+            "agent_metadata.tags[2]",
+            "agent_code.source_code",
+            "agent_code.entrypoint",
+            "agent_code.dependencies.python[0]",
+            "agent_code.dependencies.system[0]",
+            "agent_code.configuration.memory_limit",
+            "agent_code.configuration.timeout",
+            "agent_code.configuration.concurrent_executions",
+            "deployment_config.environment",
+            "deployment_config.auto_scaling.max_instances",
+            "deployment_config.auto_scaling.target_utilization",
+            "deployment_config.auto_scaling.enabled",
+            "deployment_config.security.environment_variables.\"A B\"",
+            "deployment_config.security.environment_variables.OK",
+            "deployment_config.security.iam_role",
+            "monitoring.metrics.log_level",
+            "monitoring.metrics.custom_metrics[0]",
+            "monitoring.health_check.path",
+            "monitoring.health_check.interval",
         ] {
-            assert_eq!(faults.iter().filter(|fault| fault.starts_with(&format!("{path}: "))).count(), 1, "{path} in {faults:#?}");
+            assert_eq!(
+                faults
+                    .iter()
+                    .filter(|fault| fault.starts_with(&format!("{path}: ")))
+                    .count(),
+                1,
+                "{path} in {faults:#?}"
+            );
         }
         assert_eq!(faults.len(), 23, "{faults:#?}");
     }
@@ -414,15 +494,25 @@ mod tests {
         assert_eq!(faults_of(&json!({})).len(), 3);
         let mut many = good();
         many["agent_metadata"]["tags"] = json!(vec!["a"; 10_000]);
-        assert_eq!(faults_of(&many), ["agent_metadata.tags: has 10000 items; allowed are at most 50"]);
+        assert_eq!(
+            faults_of(&many),
+            ["agent_metadata.tags: has 10000 items; allowed are at most 50"]
+        );
     }
 
     #[test]
     fn the_digest_is_of_what_was_sent_not_of_how() {
-        let digest = |sent: &str| read(sent.as_bytes(), Limits::default()).expect("good").digest;
+        let digest = |sent: &str| {
+            read(sent.as_bytes(), Limits::default())
+                .expect("good")
+                .digest
+        };
         let sent = good().to_string();
         let spaced = serde_json::to_string_pretty(&good()).expect("JSON");
-        let code = sent.replace("ZGVmIGhhbmRsZXIoKTogcGFzcwo=", "ZGVmIGhhbmRs\\nZXIoKTogcGFzcwo");
+        let code = sent.replace(
+            "ZGVmIGhhbmRsZXIoKTogcGFzcwo=",
+            "ZGVmIGhhbmRs\\nZXIoKTogcGFzcwo",
+        );
         let null = sent.replace("\"environment\"", "\"security\":null,\"environment\"");
         assert_eq!(digest(&sent), digest(&spaced));
         assert_eq!(digest(&sent), digest(&code));

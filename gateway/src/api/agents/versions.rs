@@ -1,11 +1,16 @@
 //! GET /agents/{id}/versions.
 
 use super::{get::Limits, living};
-use crate::{api::Pagination, app::App, door::Who, error::Answer, openapi, params::Params, respond};
-use axum::{
-    extract::{Path, State},
-    response::Response,
+use crate::{
+    api::Pagination,
+    app::App,
+    door::Who,
+    error::Answer,
+    openapi,
+    params::{Params, Path},
+    respond,
 };
+use axum::{extract::State, response::Response};
 use domain::{Timestamp, agent::Environment, traffic::Traffic};
 use serde::Serialize;
 use store::versions::Version;
@@ -50,21 +55,36 @@ struct Packages {
 #[utoipa::path(get, path = "/api/v1/agents/{agent_id}/versions", operation_id = "list_versions", tag = "agents",
     params(("agent_id" = String, Path), ("page" = Option<u32>, Query), ("limit" = Option<u32>, Query)),
     responses((status = 200, body = VersionList)))]
-pub async fn versions(State(app): State<App>, who: Who, Path(agent_id): Path<String>, params: Params) -> Answer<Response> {
+pub async fn versions(
+    State(app): State<App>,
+    who: Who,
+    Path(agent_id): Path<String>,
+    params: Params,
+) -> Answer<Response> {
     let agent = living(&app, &who, &agent_id).await?;
     let page = params.page();
     params.check()?;
-    let (versions, total) = app.store.versions(&agent.incarnation, page.offset(), page.limit).await?;
+    let (versions, total) = app
+        .store
+        .versions(&agent.incarnation, page.offset(), page.limit)
+        .await?;
     let traffic = app.store.traffic(&agent.incarnation).await?;
     Ok(respond::ok(&VersionList {
         agent_id: agent.agent_id.to_string(),
-        versions: versions.into_iter().map(|version| line(version, &traffic)).collect(),
+        versions: versions
+            .into_iter()
+            .map(|version| line(version, &traffic))
+            .collect(),
         pagination: Pagination::new(page, total),
     }))
 }
 
 fn line(version: Version, traffic: &Traffic) -> VersionLine {
-    let weight = traffic.routes.iter().find(|route| route.version_id == version.id).map_or(0, |route| route.weight);
+    let weight = traffic
+        .routes
+        .iter()
+        .find(|route| route.version_id == version.id)
+        .map_or(0, |route| route.weight);
     let spec = version.spec;
     VersionLine {
         version: spec.version.to_string(),

@@ -1,10 +1,9 @@
 //! GET /agents/{id}/deployments/{deployment_id}. A deletion's is readable after its agent is gone.
 
-use crate::{app::App, clock, door, door::Who, error::Answer, monitor, openapi, respond};
-use axum::{
-    extract::{Path, State},
-    response::Response,
+use crate::{
+    app::App, clock, door, door::Who, error::Answer, monitor, openapi, params::Path, respond,
 };
+use axum::{extract::State, response::Response};
 use domain::{
     Error, Timestamp,
     deployment::{Kind, Phase, PhaseRecord, PhaseStatus, Status},
@@ -85,13 +84,24 @@ struct DeploymentPerformance {
 /// Read a deployment
 #[utoipa::path(get, path = "/api/v1/agents/{agent_id}/deployments/{deployment_id}", operation_id = "get_deployment", tag = "deployments",
     params(("agent_id" = String, Path), ("deployment_id" = String, Path)), responses((status = 200, body = DeploymentStatus)))]
-pub async fn get(State(app): State<App>, who: Who, Path((agent_id, deployment_id)): Path<(String, String)>) -> Answer<Response> {
+pub async fn get(
+    State(app): State<App>,
+    who: Who,
+    Path((agent_id, deployment_id)): Path<(String, String)>,
+) -> Answer<Response> {
     let agent_id = door::reach(&who, &agent_id)?;
     let account = &who.key.account;
-    let missing = || Error::not_found(format!("deployment {} of agent {agent_id}", domain::text::quote(&deployment_id)));
+    let missing = || {
+        Error::not_found(format!(
+            "deployment {} of agent {agent_id}",
+            domain::text::quote(&deployment_id)
+        ))
+    };
     let id: DeploymentId = deployment_id.parse().map_err(|_| missing())?;
     let found = app.store.deployment(account, &id).await?;
-    let one = found.filter(|one| one.agent_id == agent_id).ok_or_else(missing)?;
+    let one = found
+        .filter(|one| one.agent_id == agent_id)
+        .ok_or_else(missing)?;
     let now = clock::now();
     let version = match &one.version_id {
         Some(id) => app.store.version(account, id).await?,
@@ -102,7 +112,12 @@ pub async fn get(State(app): State<App>, who: Who, Path((agent_id, deployment_id
     if let (Some(version), false) = (&version, one.state.status == Status::Failed) {
         let instances = app.store.living_instances(account, &agent_id).await?;
         if one.state.status == Status::Deployed {
-            checks.push(staffed(&instances, &version.id, version.spec.scaling.min_instances, now));
+            checks.push(staffed(
+                &instances,
+                &version.id,
+                version.spec.scaling.min_instances,
+                now,
+            ));
         }
         performance = measured(&app, &one, now).await;
     }
@@ -114,7 +129,10 @@ pub async fn get(State(app): State<App>, who: Who, Path((agent_id, deployment_id
         version: version.map(|version| version.spec.version.to_string()),
         status: state.status,
         progress: state.progress(),
-        current_phase: state.current().or(state.phases.last()).map(|phase| phase.name),
+        current_phase: state
+            .current()
+            .or(state.phases.last())
+            .map(|phase| phase.name),
         reason: state.reason.clone(),
         health: DeploymentHealth {
             overall_status: worst(checks.iter().map(|check| check.status)),
@@ -145,11 +163,16 @@ fn road(one: &Deployment) -> Check {
     let (status, message) = match state.status {
         Status::Deployed => (Health::Healthy, "every phase is completed".to_owned()),
         Status::Deploying => {
-            let phase = state.current().map_or("the next phase", |phase| phase.name.as_str());
+            let phase = state
+                .current()
+                .map_or("the next phase", |phase| phase.name.as_str());
             (Health::Degraded, format!("in progress: {phase}"))
         }
         Status::Failed => (Health::Unhealthy, reason("a phase failed")),
-        Status::RolledBack | Status::Superseded => (Health::Degraded, reason("another deployment took its place")),
+        Status::RolledBack | Status::Superseded => (
+            Health::Degraded,
+            reason("another deployment took its place"),
+        ),
     };
     Check {
         name: "deployment",
@@ -160,8 +183,18 @@ fn road(one: &Deployment) -> Check {
 }
 
 /// Whether as many instances of the version are there as there shall be at least.
-fn staffed(instances: &[Instance], version: &domain::id::VersionId, least: u32, now: Timestamp) -> Check {
-    let of = |state| instances.iter().filter(|one| one.version_id == *version && one.state == state).count();
+fn staffed(
+    instances: &[Instance],
+    version: &domain::id::VersionId,
+    least: u32,
+    now: Timestamp,
+) -> Check {
+    let of = |state| {
+        instances
+            .iter()
+            .filter(|one| one.version_id == *version && one.state == state)
+            .count()
+    };
     let (ready, starting) = (of(InstanceState::Ready), of(InstanceState::Starting));
     let status = match ready {
         _ if ready >= least as usize => Health::Healthy,
@@ -178,7 +211,14 @@ fn staffed(instances: &[Instance], version: &domain::id::VersionId, least: u32, 
 
 async fn measured(app: &App, one: &Deployment, now: Timestamp) -> DeploymentPerformance {
     let agents = vec![one.agent_id.to_string()];
-    let summaries = monitor::summaries(app, &one.account, agents, one.created_at, one.version_id.as_ref()).await;
+    let summaries = monitor::summaries(
+        app,
+        &one.account,
+        agents,
+        one.created_at,
+        one.version_id.as_ref(),
+    )
+    .await;
     let Some(figures) = summaries.and_then(|mut all| all.pop()) else {
         return DeploymentPerformance::default();
     };

@@ -9,13 +9,10 @@ use crate::{
     door::Who,
     error::Answer,
     openapi,
-    params::Params,
+    params::{Params, Path},
     respond,
 };
-use axum::{
-    extract::{Path, State},
-    response::Response,
-};
+use axum::{extract::State, response::Response};
 use domain::{
     Timestamp,
     deployment::{Kind, Phase, Status},
@@ -59,16 +56,32 @@ struct DeploymentLine {
 #[utoipa::path(get, path = "/api/v1/agents/{agent_id}/deployments", operation_id = "list_deployments", tag = "deployments",
     params(("agent_id" = String, Path), ("page" = Option<u32>, Query), ("limit" = Option<u32>, Query)),
     responses((status = 200, body = DeploymentList)))]
-pub async fn list(State(app): State<App>, who: Who, Path(agent_id): Path<String>, params: Params) -> Answer<Response> {
+pub async fn list(
+    State(app): State<App>,
+    who: Who,
+    Path(agent_id): Path<String>,
+    params: Params,
+) -> Answer<Response> {
     let agent = living(&app, &who, &agent_id).await?;
     let page = params.page();
     params.check()?;
-    let (deployments, total) = app.store.deployments(&agent.incarnation, page.offset(), page.limit).await?;
-    let names = version_names(&app, &who, deployments.iter().filter_map(|one| one.version_id.as_ref())).await?;
+    let (deployments, total) = app
+        .store
+        .deployments(&agent.incarnation, page.offset(), page.limit)
+        .await?;
+    let names = version_names(
+        &app,
+        &who,
+        deployments.iter().filter_map(|one| one.version_id.as_ref()),
+    )
+    .await?;
     let line = |one: Deployment| DeploymentLine {
         deployment_id: one.id.to_string(),
         kind: one.kind,
-        version: one.version_id.as_ref().and_then(|id| names.get(id).cloned()),
+        version: one
+            .version_id
+            .as_ref()
+            .and_then(|id| names.get(id).cloned()),
         status: one.state.status,
         progress: one.state.progress(),
         current_phase: one.state.current().map(|phase| phase.name),

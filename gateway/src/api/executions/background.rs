@@ -3,7 +3,10 @@
 use super::{execute::Call, repeat, status_url};
 use crate::{app::App, error::Answer, openapi, respond};
 use axum::response::Response;
-use domain::{Timestamp, execution::{Mode, Status}};
+use domain::{
+    Timestamp,
+    execution::{Mode, Status},
+};
 use serde::Serialize;
 use store::executions::Key;
 use utoipa::ToSchema;
@@ -23,9 +26,14 @@ pub struct QueuedExecution {
 
 pub async fn accept(app: &App, call: Call) -> Answer<Response> {
     let key = call.new.key.clone();
-    app.estimates.room(&app.store, &key.account, app.config.max_open_executions).await?;
+    app.estimates
+        .room(&app.store, &key.account, app.config.max_open_executions)
+        .await?;
     let digest = call.new.body_digest.clone().unwrap_or_default();
-    let (accepted_at, due) = (call.new.accepted_at, call.new.accepted_at + call.new.options.timeout());
+    let (accepted_at, due) = (
+        call.new.accepted_at,
+        call.new.accepted_at + call.new.options.timeout(),
+    );
     if !app.store.insert_execution(call.new).await? {
         return repeat::repeat(app, key, &digest, Mode::Async, None).await;
     }

@@ -1,11 +1,8 @@
 //! POST /agents/{id}/executions/{eid}/cancel: answers once the work has really stopped.
 
 use super::found;
-use crate::{app::App, clock, door::Who, error::Answer, openapi, respond};
-use axum::{
-    extract::{Path, State},
-    response::Response,
-};
+use crate::{app::App, clock, door::Who, error::Answer, openapi, params::Path, respond};
+use axum::{extract::State, response::Response};
 use domain::{
     Error,
     execution::{Failure, FailureCode, FailurePhase, Mode, Status},
@@ -35,10 +32,18 @@ pub struct CancelResponse {
 /// Answers once its work has really stopped. Asked again, or too late, it tells how the execution ended.
 #[utoipa::path(post, path = "/api/v1/agents/{agent_id}/executions/{execution_id}/cancel", operation_id = "cancel_execution", tag = "executions",
     params(("agent_id" = String, Path), ("execution_id" = String, Path)), responses((status = 200, body = CancelResponse)))]
-pub async fn cancel(State(app): State<App>, who: Who, Path((agent_id, execution_id)): Path<(String, String)>) -> Answer<Response> {
+pub async fn cancel(
+    State(app): State<App>,
+    who: Who,
+    Path((agent_id, execution_id)): Path<(String, String)>,
+) -> Answer<Response> {
     let row = found(&app, &who, &agent_id, &execution_id).await?;
     let already = row.status.is_terminal();
-    let status = if already { row.status } else { stop(&app, &row).await? };
+    let status = if already {
+        row.status
+    } else {
+        stop(&app, &row).await?
+    };
     Ok(respond::ok(&CancelResponse {
         execution_id: row.key.id.to_string(),
         agent_id: row.key.agent_id.to_string(),
@@ -54,7 +59,16 @@ async fn stop(app: &App, row: &Execution) -> Answer<Status> {
     if waits && take_back(app, key).await? {
         return Ok(Status::Cancelled);
     }
-    let asked = app.bus.cancel_execution(&key.account, &key.agent_id, &row.version_id, &key.id, STOPPING).await;
+    let asked = app
+        .bus
+        .cancel_execution(
+            &key.account,
+            &key.agent_id,
+            &row.version_id,
+            &key.id,
+            STOPPING,
+        )
+        .await;
     let silence = match asked {
         Ok(Reply::Cancelled(status)) => return Ok(status),
         Ok(Reply::Refused(error)) | Err(error) => error,
@@ -65,11 +79,22 @@ async fn stop(app: &App, row: &Execution) -> Answer<Status> {
     }
     match app.store.execution(key).await? {
         Some(now) if now.status.is_terminal() => Ok(now.status),
-        _ => Err(Error::unavailable("the executor that runs this execution does not answer; try again").because(silence).into()),
+        _ => Err(Error::unavailable(
+            "the executor that runs this execution does not answer; try again",
+        )
+        .because(silence)
+        .into()),
     }
 }
 
 async fn take_back(app: &App, key: &Key) -> Answer<bool> {
-    let failure = Failure::new(FailureCode::Cancelled, FailurePhase::Spawn, "cancelled before it began");
-    Ok(app.store.cancel_queued_execution(key, &failure, clock::now()).await?)
+    let failure = Failure::new(
+        FailureCode::Cancelled,
+        FailurePhase::Spawn,
+        "cancelled before it began",
+    );
+    Ok(app
+        .store
+        .cancel_queued_execution(key, &failure, clock::now())
+        .await?)
 }

@@ -4,6 +4,7 @@ use crate::openapi;
 use domain::{
     Timestamp,
     execution::{Attempt, Failure, FailureCode, FailurePhase, Mode, Outcome, Priority, Status},
+    id::InstanceId,
     log::{Level, Line},
 };
 use serde::Serialize;
@@ -137,7 +138,10 @@ impl<'a> ExecutionResult<'a> {
             status: outcome.status,
             result: ResultWithUsage {
                 output: outcome.output.as_deref(),
-                error: outcome.error.as_ref().map(|failure| ExecutionError::of(failure, outcome.attempt)),
+                error: outcome
+                    .error
+                    .as_ref()
+                    .map(|failure| ExecutionError::of(failure, outcome.attempt)),
                 metadata: UsageFigures {
                     execution_time: outcome.duration_ms,
                     memory_used: usage.memory_peak_mb,
@@ -241,13 +245,20 @@ struct AttemptLine<'a> {
 }
 
 impl<'a> ExecutionStatus<'a> {
-    pub fn of(row: &'a Execution, version: Option<&'a str>, logs: impl Iterator<Item = &'a Line>) -> Self {
+    pub fn of(
+        row: &'a Execution,
+        version: Option<&'a str>,
+        logs: impl Iterator<Item = &'a Line>,
+    ) -> Self {
         let attempt = |one: &'a Attempt| AttemptLine {
             attempt: one.attempt,
             started_at: one.started_at,
             completed_at: one.completed_at,
-            instance_id: one.instance_id.as_ref().map(|id| id.as_str()),
-            error: one.error.as_ref().map(|failure| ExecutionError::of(failure, one.attempt)),
+            instance_id: one.instance_id.as_ref().map(InstanceId::as_str),
+            error: one
+                .error
+                .as_ref()
+                .map(|failure| ExecutionError::of(failure, one.attempt)),
         };
         Self {
             execution_id: row.key.id.as_str(),
@@ -259,7 +270,10 @@ impl<'a> ExecutionStatus<'a> {
             completed_at: row.completed_at,
             result: OutputOrError {
                 output: row.output.as_deref(),
-                error: row.error.as_ref().map(|failure| ExecutionError::of(failure, row.attempt)),
+                error: row
+                    .error
+                    .as_ref()
+                    .map(|failure| ExecutionError::of(failure, row.attempt)),
             },
             performance: ExecutionFigures {
                 duration: row.duration_ms,
@@ -304,9 +318,15 @@ mod tests {
             queue_ms: 0.5,
             usage: Usage::default(),
             instance_id: None,
-            logs: vec![Line { timestamp: Timestamp(1), level: Level::Info, message: "m".into(), context: None }],
+            logs: vec![Line {
+                timestamp: Timestamp(1),
+                level: Level::Info,
+                message: "m".into(),
+                context: None,
+            }],
         };
-        let shown = serde_json::to_value(ExecutionResult::of("e", Some("1.0.0"), &outcome)).expect("JSON");
+        let shown =
+            serde_json::to_value(ExecutionResult::of("e", Some("1.0.0"), &outcome)).expect("JSON");
         assert_eq!(
             shown,
             json!({

@@ -2,14 +2,22 @@
 
 use super::{
     background,
-    document::{self, ExecutionResult},
+    document::ExecutionResult,
     repeat,
     request::{self, Asked, ExecuteRequest},
     status_url, stream,
 };
-use crate::{app::App, body, clock, door, door::Who, error::{Answer, Refusal}, known::Chosen, respond, sse};
+use crate::{
+    app::App,
+    body, clock, door,
+    door::Who,
+    error::{Answer, Refusal},
+    known::Chosen,
+    params::Path,
+    respond, sse,
+};
 use axum::{
-    extract::{Path, Request, State},
+    extract::{Request, State},
     response::Response,
 };
 use domain::{
@@ -19,14 +27,14 @@ use domain::{
     traffic::draw,
 };
 use proto::convert::{Execute, INLINE_BYTES, Reply};
+use serde::Serialize;
 use std::time::Duration;
 use store::executions::{End, Key, New};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
-/// What a sync caller waits beyond its execution's own time: for a cold start and a place in the queue …
-const QUEUE_ALLOWANCE: Duration = Duration::from_secs(60);
-/// … and for the answer to travel.
-const MARGIN: Duration = Duration::from_secs(10);
+/// What a sync caller waits beyond its execution's own times: to be stopped, and for the answer to travel.
+const MARGIN: Duration = Duration::from_secs(15);
 
 /// One accepted execution on its way: the row to write and the command to send.
 pub struct Call {
@@ -52,9 +60,16 @@ impl Call {
 }
 
 pub fn wait_for(options: &Options) -> Duration {
-    let attempts = if options.retry_explicit { options.retry.max_retries + 1 } else { 1 };
-    let waits: Duration = (1..=options.retry.max_retries).filter_map(|failed| options.retry.next(failed)).sum();
-    options.timeout() * attempts + waits + QUEUE_ALLOWANCE + MARGIN
+    let attempts = if options.retry_explicit {
+        options.retry.max_retries + 1
+    } else {
+        1
+    };
+    let waits: Duration = (1..=options.retry.max_retries)
+        .filter_map(|failed| options.retry.next(failed))
+        .sum();
+    // An executor keeps it waiting for a seat for as long as it may run.
+    options.timeout() * (1 + attempts) + waits + MARGIN
 }
 
 /// Execute an agent
@@ -70,7 +85,12 @@ pub fn wait_for(options: &Options) -> Duration {
         (status = 409, description = "The execution_id is known with another body, or nothing of the agent answers (`CONFLICT`)"),
         (status = 429, description = "Every slot and every place in the queue is taken (`CAPACITY_EXHAUSTED`, with `Retry-After`)"),
         (status = 504, description = "No outcome in time; the execution may still go on (`TIMEOUT`)")))]
-pub async fn execute(State(app): State<App>, who: Who, Path(agent_id): Path<String>, request: Request) -> Answer<Response> {
+pub async fn execute(
+    State(app): State<App>,
+    who: Who,
+    Path(agent_id): Path<String>,
+    request: Request,
+) -> Answer<Response> {
     let accepted_at = clock::now();
     let agent_id = door::reach(&who, &agent_id)?;
     let streamed = sse::wanted(request.headers());
@@ -80,7 +100,11 @@ pub async fn execute(State(app): State<App>, who: Who, Path(agent_id): Path<Stri
     drop(bytes);
     let mode = match (asked.in_background, streamed) {
         (true, true) => {
-            return Err(Error::fault("execution_options.async", "is true; allowed is false where events are accepted").into());
+            return Err(Error::fault(
+                "execution_options.async",
+                "is true; allowed is false where events are accepted",
+            )
+            .into());
         }
         (true, false) => Mode::Async,
         (false, true) => Mode::Stream,
@@ -91,8 +115,14 @@ pub async fn execute(State(app): State<App>, who: Who, Path(agent_id): Path<Stri
         Ok(call) => call,
         // Nothing answers (any more), but what the caller asks again for may have been done before.
         Err(refusal) => {
-            let Some((id, digest)) = known_as else { return Err(refusal) };
-            let key = Key { account: who.key.account.clone(), agent_id, id };
+            let Some((id, digest)) = known_as else {
+                return Err(refusal);
+            };
+            let key = Key {
+                account: who.key.account.clone(),
+                agent_id,
+                id,
+            };
             if app.store.execution(&key).await?.is_none() {
                 return Err(refusal);
             }
@@ -106,13 +136,28 @@ pub async fn execute(State(app): State<App>, who: Who, Path(agent_id): Path<Stri
     }
 }
 
-async fn call(app: &App, who: &Who, agent_id: &AgentId, asked: Asked, mode: Mode, accepted_at: Timestamp) -> Answer<Call> {
+async fn call(
+    app: &App,
+    who: &Who,
+    agent_id: &AgentId,
+    asked: Asked,
+    mode: Mode,
+    accepted_at: Timestamp,
+) -> Answer<Call> {
     let account = &who.key.account;
     let agent = app.agents.get(&app.store, account, agent_id).await?;
     let uuid = Uuid::now_v7();
-    let sticky = asked.caller.session_id.as_deref().or(asked.caller.user_id.as_deref());
+    let sticky = asked
+        .caller
+        .session_id
+        .as_deref()
+        .or(asked.caller.user_id.as_deref());
     let chance = (uuid.as_u128() & u128::from(u64::MAX)) as u64;
-    let Chosen { version_id, version, timeout_s } = agent.pick(agent_id, sticky.map_or(chance, draw))?;
+    let Chosen {
+        version_id,
+        version,
+        timeout_s,
+    } = agent.pick(agent_id, sticky.map_or(chance, draw))?;
     let (id, body_digest) = match asked.known_as {
         Some((id, digest)) => (id, Some(digest)),
         None => (ExecutionId::from_uuid(uuid), None),
@@ -189,7 +234,9 @@ async fn sync(app: &App, call: Call) -> Answer<Response> {
     let waited = call.deadline();
     let reply = match send(app, call).await? {
         Sent::Replied(reply) => reply,
-        Sent::Taken(key, digest) => return repeat::repeat(app, key, &digest, Mode::Sync, None).await,
+        Sent::Taken(key, digest) => {
+            return repeat::repeat(app, key, &digest, Mode::Sync, None).await;
+        }
     };
     let outcome = match reply {
         Ok(Reply::Outcome(outcome)) => outcome,
@@ -197,13 +244,18 @@ async fn sync(app: &App, call: Call) -> Answer<Response> {
         Ok(other) => return Err(unexpected(app, &key, other)),
         Err(error) => return Err(unanswered(app, &key, accepted_at, waited, error).await),
     };
-    Ok(respond::ok(&ExecutionResult::of(key.id.as_str(), Some(&version), &outcome)))
+    Ok(respond::ok(&ExecutionResult::of(
+        key.id.as_str(),
+        Some(&version),
+        &outcome,
+    )))
 }
 
 /// The output stayed in the row, which is complete before the answer is sent.
 pub async fn with_output(app: &App, key: &Key, mut outcome: Box<Outcome>) -> Answer<Box<Outcome>> {
     let row = app.store.execution(key).await?;
-    let row = row.ok_or_else(|| Error::internal("an execution has no row to read its output from"))?;
+    let row =
+        row.ok_or_else(|| Error::internal("an execution has no row to read its output from"))?;
     outcome.output = row.output;
     Ok(outcome)
 }
@@ -212,15 +264,27 @@ pub async fn with_output(app: &App, key: &Key, mut outcome: Box<Outcome>) -> Ans
 pub fn unexpected(app: &App, key: &Key, reply: Reply) -> Refusal {
     match reply {
         Reply::Refused(error) => error.into(),
-        Reply::Outcome(_) | Reply::OutcomeByReference(_) | Reply::Accepted { .. } | Reply::Cancelled(_) => {
-            let message = format!("the executor's answer does not fit; read the outcome at {}", status_url(app, key));
+        Reply::Outcome(_)
+        | Reply::OutcomeByReference(_)
+        | Reply::Accepted { .. }
+        | Reply::Cancelled(_) => {
+            let message = format!(
+                "the executor's answer does not fit; read the outcome at {}",
+                status_url(app, key)
+            );
             Error::internal(message).into()
         }
     }
 }
 
 /// The bus has no answer. Where nobody can have begun it, nobody else will end the row.
-pub async fn unanswered(app: &App, key: &Key, accepted_at: Timestamp, waited: Duration, error: Error) -> Refusal {
+pub async fn unanswered(
+    app: &App,
+    key: &Key,
+    accepted_at: Timestamp,
+    waited: Duration,
+    error: Error,
+) -> Refusal {
     if error.kind == Kind::Timeout {
         let message = format!(
             "no outcome within {} s; the execution may still go on, read it at {}",
@@ -240,7 +304,11 @@ pub async fn unanswered(app: &App, key: &Key, accepted_at: Timestamp, waited: Du
         attempts: Vec::new(),
         instance_id: None,
         output: None,
-        error: Some(Failure::new(FailureCode::InstanceCrashed, FailurePhase::Spawn, error.message.clone())),
+        error: Some(Failure::new(
+            FailureCode::InstanceCrashed,
+            FailurePhase::Spawn,
+            error.message.clone(),
+        )),
         duration_ms: 0.0,
         queue_ms: now.since(accepted_at).as_secs_f64() * 1000.0,
         usage: Usage::default(),
@@ -251,14 +319,11 @@ pub async fn unanswered(app: &App, key: &Key, accepted_at: Timestamp, waited: Du
     error.into()
 }
 
-/// The documents of a 200.
-#[derive(utoipa::ToSchema)]
-#[schema(no_recursion)]
+/// The documents of a 200: the outcome, or for an async execution where to find it.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
 #[expect(dead_code, reason = "a schema")]
 enum ExecutionAnswer {
-    #[schema(title = "Outcome")]
-    #[schema(value_type = ExecutionResult)]
-    Sync(document::ExecutionResult<'static>),
-    #[schema(title = "Accepted")]
-    Async(background::QueuedExecution),
+    Outcome(ExecutionResult<'static>),
+    Accepted(background::QueuedExecution),
 }

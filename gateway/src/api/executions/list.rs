@@ -9,13 +9,10 @@ use crate::{
     door::Who,
     error::Answer,
     openapi,
-    params::Params,
+    params::{Params, Path},
     respond,
 };
-use axum::{
-    extract::{Path, State},
-    response::Response,
-};
+use axum::{extract::State, response::Response};
 use domain::{
     Timestamp,
     execution::{FailureCode, Mode, Priority, Status},
@@ -66,7 +63,12 @@ struct ExecutionLine {
         ("to" = Option<String>, Query, description = "RFC 3339: accepted before this moment"),
         ("page" = Option<u32>, Query), ("limit" = Option<u32>, Query)),
     responses((status = 200, body = ExecutionList)))]
-pub async fn list(State(app): State<App>, who: Who, Path(agent_id): Path<String>, params: Params) -> Answer<Response> {
+pub async fn list(
+    State(app): State<App>,
+    who: Who,
+    Path(agent_id): Path<String>,
+    params: Params,
+) -> Answer<Response> {
     let agent = known(&app, &who, &agent_id).await?;
     let filter = Filter {
         status: params.parsed("status"),
@@ -76,7 +78,10 @@ pub async fn list(State(app): State<App>, who: Who, Path(agent_id): Path<String>
     };
     let page = params.page();
     params.check()?;
-    let (rows, total) = app.store.executions(&who.key.account, &agent, &filter, page.offset(), page.limit).await?;
+    let (rows, total) = app
+        .store
+        .executions(&who.key.account, &agent, &filter, page.offset(), page.limit)
+        .await?;
     let names = version_names(&app, &who, rows.iter().map(|row| &row.version_id)).await?;
     let line = |row: Execution| ExecutionLine {
         execution_id: row.key.id.to_string(),

@@ -1,18 +1,15 @@
 //! GET /agents/{id}/executions/{eid}/logs: what was written, and with `follow` what is written until the end.
 
-use super::{
-    document::LogEntry,
-    found,
-    repeat::MOST_LINES,
-    stream::log_event,
-    watch,
+use super::{document::LogEntry, found, repeat::MOST_LINES, stream::log_event, watch};
+use crate::{
+    api::agents::logs::Seen,
+    app::App,
+    door::Who,
+    error::Answer,
+    params::{Params, Path},
+    respond, sse,
 };
-use crate::{api::agents::logs::Seen, app::App, door::Who, error::Answer, params::Params, respond, sse};
-use axum::{
-    extract::{Path, State},
-    http::HeaderMap,
-    response::Response,
-};
+use axum::{extract::State, http::HeaderMap, response::Response};
 use bytes::Bytes;
 use proto::{
     convert::from_log_line,
@@ -21,7 +18,10 @@ use proto::{
 use serde::Serialize;
 use serde_json::json;
 use std::{collections::VecDeque, time::Duration};
-use store::{executions::{Execution, Key}, logs::Kept};
+use store::{
+    executions::{Execution, Key},
+    logs::Kept,
+};
 use utoipa::ToSchema;
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -53,11 +53,16 @@ pub async fn logs(
     let row = found(&app, &who, &agent_id, &execution_id).await?;
     let follow = params.flag("follow");
     params.check()?;
-    let after = sse::last_event_id(&headers)?.and_then(|after| i64::try_from(after).ok()).unwrap_or(-1);
+    let after = sse::last_event_id(&headers)?
+        .and_then(|after| i64::try_from(after).ok())
+        .unwrap_or(-1);
     if follow {
         return Ok(sse::response(Follow::begin(app, row, after).await?));
     }
-    let kept = app.store.execution_logs(&row.key, after, MOST_LINES).await?;
+    let kept = app
+        .store
+        .execution_logs(&row.key, after, MOST_LINES)
+        .await?;
     Ok(respond::ok(&ExecutionLogs {
         execution_id: row.key.id.as_str(),
         agent_id: row.key.agent_id.as_str(),
@@ -115,7 +120,11 @@ impl Follow {
     }
 
     async fn read_rows(&mut self) -> Answer<bool> {
-        let kept = self.app.store.execution_logs(&self.key, self.last, MOST_LINES).await?;
+        let kept = self
+            .app
+            .store
+            .execution_logs(&self.key, self.last, MOST_LINES)
+            .await?;
         let any = !kept.is_empty();
         for Kept { seq, line, .. } in kept {
             self.last = self.last.max(seq);
@@ -130,13 +139,19 @@ impl Follow {
     fn told(&mut self, event: Option<Event>) {
         match event {
             Some(Event::Log(line)) => {
-                let Ok(line) = from_log_line(line) else { return };
+                let Ok(line) = from_log_line(line) else {
+                    return;
+                };
                 if !self.seen.take(&line) {
                     self.last += 1;
-                    self.ready.extend(log_event(Some(&self.last.to_string()), &line));
+                    self.ready
+                        .extend(log_event(Some(&self.last.to_string()), &line));
                 }
             }
-            Some(Event::Lost(events)) => self.ready.push_back(sse::event("lost", None, &json!({"events": events}))),
+            Some(Event::Lost(events)) => {
+                self.ready
+                    .push_back(sse::event("lost", None, &json!({"events": events})));
+            }
             Some(Event::Result(_)) => self.finish(),
             Some(Event::Chunk(_) | Event::Progress(_)) | None => {}
         }
@@ -149,7 +164,12 @@ impl Follow {
 
     /// Nobody tells us: looks at the rows until the execution has ended and its last line is out.
     async fn look(&mut self) -> Answer<()> {
-        let ended = self.app.store.execution(&self.key).await?.is_none_or(|row| row.status.is_terminal());
+        let ended = self
+            .app
+            .store
+            .execution(&self.key)
+            .await?
+            .is_none_or(|row| row.status.is_terminal());
         if !self.read_rows().await? {
             if ended {
                 self.finish();

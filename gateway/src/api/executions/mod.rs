@@ -22,7 +22,12 @@ use store::executions::{Execution, Key};
 /// The execution of a path, as far as the caller's key reaches.
 pub async fn found(app: &App, who: &Who, agent_id: &str, execution_id: &str) -> Answer<Execution> {
     let agent_id = door::reach(who, agent_id)?;
-    let missing = || Error::not_found(format!("execution {} of agent {agent_id}", domain::text::quote(execution_id)));
+    let missing = || {
+        Error::not_found(format!(
+            "execution {} of agent {agent_id}",
+            domain::text::quote(execution_id)
+        ))
+    };
     let key = Key {
         account: who.key.account.clone(),
         id: execution_id.parse().map_err(|_| missing())?,
@@ -32,7 +37,11 @@ pub async fn found(app: &App, who: &Who, agent_id: &str, execution_id: &str) -> 
 }
 
 /// The agent's own word for a version.
-pub async fn version_name(app: &App, account: &AccountId, id: &VersionId) -> Answer<Option<String>> {
+pub async fn version_name(
+    app: &App,
+    account: &AccountId,
+    id: &VersionId,
+) -> Answer<Option<String>> {
     let version = app.store.version(account, id).await?;
     Ok(version.map(|version| version.spec.version.to_string()))
 }

@@ -19,14 +19,29 @@ const LAST_LOOK: Duration = Duration::from_secs(1);
 /// Lines of one execution that are shown.
 pub const MOST_LINES: u32 = 5000;
 
-pub async fn repeat(app: &App, key: Key, digest: &str, mode: Mode, after: Option<u64>) -> Answer<Response> {
+pub async fn repeat(
+    app: &App,
+    key: Key,
+    digest: &str,
+    mode: Mode,
+    after: Option<u64>,
+) -> Answer<Response> {
     let row = look(app, &key).await?;
     if row.body_digest.as_deref() != Some(digest) {
-        let message = format!("execution {} is known with another body; choose another execution_id", key.id);
+        let message = format!(
+            "execution {} is known with another body; choose another execution_id",
+            key.id
+        );
         return Err(Error::conflict(message).into());
     }
     match mode {
-        Mode::Async => Ok(background::answer(app, &key, row.status, row.completed_at.unwrap_or(row.accepted_at + row.options.timeout()))),
+        Mode::Async => Ok(background::answer(
+            app,
+            &key,
+            row.status,
+            row.completed_at
+                .unwrap_or(row.accepted_at + row.options.timeout()),
+        )),
         Mode::Stream => stream::resume(app, row, after).await,
         Mode::Sync => {
             let mut looks = Looks::new(wait_for(&row.options));
@@ -41,7 +56,11 @@ async fn ended(app: &App, row: Execution) -> Answer<Response> {
     let version = version_name(app, &key.account, &row.version_id).await?;
     let logs = lines(app, &key).await?;
     let outcome = outcome(row, logs);
-    Ok(respond::ok(&ExecutionResult::of(key.id.as_str(), version.as_deref(), &outcome)))
+    Ok(respond::ok(&ExecutionResult::of(
+        key.id.as_str(),
+        version.as_deref(),
+        &outcome,
+    )))
 }
 
 /// The kept log lines of an execution.
@@ -77,7 +96,11 @@ impl Looks {
                 return Ok(row);
             }
             if Instant::now() >= self.until {
-                let message = format!("execution {} has no outcome yet; read it at {}", key.id, status_url(app, key));
+                let message = format!(
+                    "execution {} has no outcome yet; read it at {}",
+                    key.id,
+                    status_url(app, key)
+                );
                 return Err(Error::new(Kind::Timeout, message).into());
             }
             tokio::time::sleep(self.pause).await;

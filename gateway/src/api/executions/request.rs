@@ -36,7 +36,10 @@ pub struct Asked {
 }
 
 #[derive(ToSchema)]
-#[expect(dead_code, reason = "the schema of what the walk below reads; a test holds them together")]
+#[expect(
+    dead_code,
+    reason = "the schema of what the walk below reads; a test holds them together"
+)]
 pub struct ExecuteRequest {
     /// Makes the call idempotent within its agent; made where it is left out.
     #[schema(required = false, max_length = 128)]
@@ -133,7 +136,10 @@ fn walk(sent: &Value, parameters: Option<&RawValue>, who: &Who, faults: &Faults)
     data.value("parameters");
     let parameters = parameters.filter(|raw| raw.get() != "null");
     if let Some(raw) = parameters.filter(|raw| !raw.get().starts_with('{')) {
-        data.fault("parameters", format_args!("{}; allowed is an object", kind_of(raw)));
+        data.fault(
+            "parameters",
+            format_args!("{}; allowed is an object", kind_of(raw)),
+        );
     }
     let context = data.object("context");
     let mut caller = caller(&context, who);
@@ -146,14 +152,24 @@ fn walk(sent: &Value, parameters: Option<&RawValue>, who: &Who, faults: &Faults)
         options.fault("callback_url", refused_callback(url));
     }
     let config = options.object("retry_config");
-    let retry_explicit = sent.pointer("/execution_options/retry_config").is_some_and(Value::is_object);
+    let retry_explicit = sent
+        .pointer("/execution_options/retry_config")
+        .is_some_and(Value::is_object);
     let retry = retry(&config);
 
     let monitoring = root.object("monitoring");
     let trace = monitoring.flag("trace_enabled").unwrap_or(true);
     let figures = figures(&monitoring);
-    if !figures.is_empty() && caller.metadata.insert("custom_metrics".to_owned(), Value::Object(figures)).is_some() {
-        context.fault("metadata.custom_metrics", "stands where monitoring.custom_metrics goes; give only one of them");
+    if !figures.is_empty()
+        && caller
+            .metadata
+            .insert("custom_metrics".to_owned(), Value::Object(figures))
+            .is_some()
+    {
+        context.fault(
+            "metadata.custom_metrics",
+            "stands where monitoring.custom_metrics goes; give only one of them",
+        );
     }
 
     let known_as = id.map(|id| (id, digest(sent, parameters)));
@@ -178,9 +194,16 @@ fn caller(context: &Fields<'_>, who: &Who) -> Caller {
     let word = |text: &str| text::line(text, MOST_ID_CHARACTERS);
     let id = |name| context.text_that(name, word).map(str::to_owned);
     let metadata = context.map("metadata").cloned().unwrap_or_default();
-    let bytes = if metadata.is_empty() { 0 } else { serde_json::to_string(&metadata).map_or(usize::MAX, |text| text.len()) };
+    let bytes = if metadata.is_empty() {
+        0
+    } else {
+        serde_json::to_string(&metadata).map_or(usize::MAX, |text| text.len())
+    };
     if bytes > MOST_METADATA_BYTES {
-        context.fault("metadata", format_args!("has {bytes} bytes; allowed are at most {MOST_METADATA_BYTES}"));
+        context.fault(
+            "metadata",
+            format_args!("has {bytes} bytes; allowed are at most {MOST_METADATA_BYTES}"),
+        );
     }
     Caller {
         user_id: id("user_id"),
@@ -195,9 +218,15 @@ fn retry(config: &Fields<'_>) -> Policy {
     let default = Policy::default();
     let factor = |n: f64| (1.0..=10.0).contains(&n);
     Policy {
-        max_retries: config.integer("max_retries", 0..=10).unwrap_or(default.max_retries),
-        delay_ms: config.integer("retry_delay", 0..=3600).map_or(default.delay_ms, |seconds| u64::from(seconds) * 1000),
-        multiplier: config.number("backoff_multiplier", "a number from 1 to 10", factor).unwrap_or(default.multiplier),
+        max_retries: config
+            .integer("max_retries", 0..=10)
+            .unwrap_or(default.max_retries),
+        delay_ms: config
+            .integer("retry_delay", 0..=3600)
+            .map_or(default.delay_ms, |seconds| u64::from(seconds) * 1000),
+        multiplier: config
+            .number("backoff_multiplier", "a number from 1 to 10", factor)
+            .unwrap_or(default.multiplier),
     }
 }
 
@@ -206,14 +235,23 @@ fn figures(monitoring: &Fields<'_>) -> Map<String, Value> {
         return Map::new();
     };
     if given.len() > MAX_CUSTOM_METRICS {
-        monitoring.fault("custom_metrics", format_args!("has {} figures; allowed are at most {MAX_CUSTOM_METRICS}", given.len()));
+        monitoring.fault(
+            "custom_metrics",
+            format_args!(
+                "has {} figures; allowed are at most {MAX_CUSTOM_METRICS}",
+                given.len()
+            ),
+        );
     }
     for (name, value) in given {
         let path = || format!("custom_metrics.{}", member(name));
         if let Err(what) = metric_name(name) {
             monitoring.fault(&path(), what);
         } else if !value.is_number() {
-            monitoring.fault(&path(), format_args!("{}; allowed is a number", describe(value)));
+            monitoring.fault(
+                &path(),
+                format_args!("{}; allowed is a number", describe(value)),
+            );
         }
     }
     given.clone()
@@ -221,7 +259,10 @@ fn figures(monitoring: &Fields<'_>) -> Map<String, Value> {
 
 fn refused_callback(url: &str) -> String {
     match reqwest::Url::parse(url) {
-        Err(error) => format!("{} is not a URL ({error}); callbacks are not served yet, leave it out and poll status_url", text::quote(url)),
+        Err(error) => format!(
+            "{} is not a URL ({error}); callbacks are not served yet, leave it out and poll status_url",
+            text::quote(url)
+        ),
         Ok(_) => "callbacks are not served yet; leave it out and poll status_url".to_owned(),
     }
 }
@@ -260,15 +301,30 @@ mod tests {
     #[test]
     fn the_least_gets_the_defaults() {
         let asked = read(b"{}", &somebody()).expect("good");
-        assert_eq!((asked.input.get(), asked.retry, asked.retry_explicit), ("{}", Policy::default(), false));
-        assert!(asked.known_as.is_none() && asked.trace && !asked.in_background && asked.timeout_s.is_none());
+        assert_eq!(
+            (asked.input.get(), asked.retry, asked.retry_explicit),
+            ("{}", Policy::default(), false)
+        );
+        assert!(
+            asked.known_as.is_none()
+                && asked.trace
+                && !asked.in_background
+                && asked.timeout_s.is_none()
+        );
         assert!(asked.caller.request_id.is_some());
     }
 
     #[test]
     fn parameters_stay_as_they_were_sent() {
-        let asked = read(br#"{"input_data":{"parameters":{"n":1.10,"big":123456789012345678901234567890}}}"#, &somebody()).expect("good");
-        assert_eq!(asked.input.get(), r#"{"n":1.10,"big":123456789012345678901234567890}"#);
+        let asked = read(
+            br#"{"input_data":{"parameters":{"n":1.10,"big":123456789012345678901234567890}}}"#,
+            &somebody(),
+        )
+        .expect("good");
+        assert_eq!(
+            asked.input.get(),
+            r#"{"n":1.10,"big":123456789012345678901234567890}"#
+        );
     }
 
     #[test]
@@ -284,19 +340,42 @@ mod tests {
         });
         let faults = faults_of(&sent);
         for path in [
-            "execution_id", "inputs", "input_data.parameters", "input_data.context.user_id", "input_data.context.session_id", "input_data.context.metadata",
-            "execution_options.timeout", "execution_options.priority", "execution_options.async", "execution_options.callback_url",
-            "execution_options.retry_config.max_retries", "execution_options.retry_config.retry_delay",
-            "execution_options.retry_config.backoff_multiplier", "monitoring.trace_enabled", "monitoring.custom_metrics.ok", "monitoring.custom_metrics.1",
+            "execution_id",
+            "inputs",
+            "input_data.parameters",
+            "input_data.context.user_id",
+            "input_data.context.session_id",
+            "input_data.context.metadata",
+            "execution_options.timeout",
+            "execution_options.priority",
+            "execution_options.async",
+            "execution_options.callback_url",
+            "execution_options.retry_config.max_retries",
+            "execution_options.retry_config.retry_delay",
+            "execution_options.retry_config.backoff_multiplier",
+            "monitoring.trace_enabled",
+            "monitoring.custom_metrics.ok",
+            "monitoring.custom_metrics.1",
         ] {
-            assert_eq!(faults.iter().filter(|fault| fault.starts_with(&format!("{path}: "))).count(), 1, "{path} in {faults:#?}");
+            assert_eq!(
+                faults
+                    .iter()
+                    .filter(|fault| fault.starts_with(&format!("{path}: ")))
+                    .count(),
+                1,
+                "{path} in {faults:#?}"
+            );
         }
         assert_eq!(faults.len(), 16, "{faults:#?}");
     }
 
     #[test]
     fn figures_of_the_caller_reach_the_handler() {
-        let asked = read(br#"{"monitoring":{"custom_metrics":{"cost":1.5}}}"#, &somebody()).expect("good");
+        let asked = read(
+            br#"{"monitoring":{"custom_metrics":{"cost":1.5}}}"#,
+            &somebody(),
+        )
+        .expect("good");
         assert_eq!(asked.caller.metadata["custom_metrics"]["cost"], 1.5);
         let both = json!({"input_data": {"context": {"metadata": {"custom_metrics": 1}}}, "monitoring": {"custom_metrics": {"cost": 1}}});
         assert_eq!(faults_of(&both).len(), 1);
@@ -304,10 +383,27 @@ mod tests {
 
     #[test]
     fn the_digest_is_of_what_was_sent_not_of_how() {
-        let digest = |sent: &str| read(sent.as_bytes(), &somebody()).expect("good").known_as.expect("an id").1;
+        let digest = |sent: &str| {
+            read(sent.as_bytes(), &somebody())
+                .expect("good")
+                .known_as
+                .expect("an id")
+                .1
+        };
         let one = r#"{"execution_id":"x","input_data":{"parameters":{"a":1}}}"#;
-        assert_eq!(digest(one), digest(r#"{ "input_data": {"parameters": { "a": 1 } }, "execution_id": "x"}"#));
-        assert_ne!(digest(one), digest(r#"{"execution_id":"x","input_data":{"parameters":{"a":2}}}"#));
-        assert_ne!(digest(one), digest(r#"{"execution_id":"x","input_data":{"parameters":{"a":1}},"execution_options":{"timeout":5}}"#));
+        assert_eq!(
+            digest(one),
+            digest(r#"{ "input_data": {"parameters": { "a": 1 } }, "execution_id": "x"}"#)
+        );
+        assert_ne!(
+            digest(one),
+            digest(r#"{"execution_id":"x","input_data":{"parameters":{"a":2}}}"#)
+        );
+        assert_ne!(
+            digest(one),
+            digest(
+                r#"{"execution_id":"x","input_data":{"parameters":{"a":1}},"execution_options":{"timeout":5}}"#
+            )
+        );
     }
 }

@@ -21,17 +21,25 @@ use serde_json::json;
 use store::executions::{Execution, Key};
 
 pub async fn begin(app: &App, call: Call, after: Option<u64>) -> Answer<Response> {
-    let (key, version, accepted_at) = (call.new.key.clone(), call.version.clone(), call.new.accepted_at);
+    let (key, version, accepted_at) = (
+        call.new.key.clone(),
+        call.version.clone(),
+        call.new.accepted_at,
+    );
     let (waited, options) = (call.deadline(), call.new.options.clone());
     let reply = match send(app, call).await? {
         Sent::Replied(reply) => reply,
-        Sent::Taken(key, digest) => return repeat::repeat(app, key, &digest, Mode::Stream, after).await,
+        Sent::Taken(key, digest) => {
+            return repeat::repeat(app, key, &digest, Mode::Stream, after).await;
+        }
     };
     let mut events = Events::new(app, key.clone(), Some(version), wait_for(&options));
     match reply {
         Ok(Reply::Accepted { node_address }) => events.watch(&node_address, 0).await,
         Ok(Reply::Outcome(outcome)) => events.end(&outcome),
-        Ok(Reply::OutcomeByReference(outcome)) => events.end(&*with_output(app, &key, outcome).await?),
+        Ok(Reply::OutcomeByReference(outcome)) => {
+            events.end(&*with_output(app, &key, outcome).await?);
+        }
         Ok(other) => return Err(unexpected(app, &key, other)),
         Err(error) => return Err(unanswered(app, &key, accepted_at, waited, error).await),
     }
@@ -95,7 +103,9 @@ impl Events {
         };
         match watch::watch(&self.app, address, request).await {
             Ok(events) => self.watched = Some(events),
-            Err(error) => tracing::debug!(execution.id = %self.key.id, error = ?error, "an execution cannot be watched: its row tells the result"),
+            Err(error) => {
+                tracing::debug!(execution.id = %self.key.id, error = ?error, "an execution cannot be watched: its row tells the result");
+            }
         }
     }
 
@@ -104,27 +114,41 @@ impl Events {
     }
 
     fn result_event(&self, id: Option<&str>, outcome: &Outcome) -> Bytes {
-        sse::event("result", id, &ExecutionResult::of(self.key.id.as_str(), self.version.as_deref(), outcome))
+        sse::event(
+            "result",
+            id,
+            &ExecutionResult::of(self.key.id.as_str(), self.version.as_deref(), outcome),
+        )
     }
 
     /// `None`: nothing for the caller, or the row must tell the result.
     fn told(&mut self, told: WatchEvent) -> Option<Bytes> {
         let id = told.seq.to_string();
         match told.event? {
-            Event::Chunk(data) => Some(sse::frame("chunk", Some(&id), std::str::from_utf8(&data).unwrap_or("null"))),
+            Event::Chunk(data) => Some(sse::frame(
+                "chunk",
+                Some(&id),
+                std::str::from_utf8(&data).unwrap_or("null"),
+            )),
             Event::Log(line) => log_event(Some(&id), &from_log_line(line).ok()?),
-            Event::Progress(percent) => Some(sse::event("progress", Some(&id), &json!({"progress": percent}))),
+            Event::Progress(percent) => Some(sse::event(
+                "progress",
+                Some(&id),
+                &json!({"progress": percent}),
+            )),
             Event::Lost(events) => Some(sse::event("lost", None, &json!({"events": events}))),
             Event::Result(message) => {
                 self.watched = None;
-                let (outcome, false) = from_outcome(message).ok()? else { return None };
+                let (outcome, false) = from_outcome(message).ok()? else {
+                    return None;
+                };
                 self.over = true;
                 Some(self.result_event(Some(&id), &outcome))
             }
         }
     }
 
-    async fn from_row(&mut self) -> Answer<Bytes> {
+    async fn told_by_row(&mut self) -> Answer<Bytes> {
         let row = self.looks.until_ended(&self.app, &self.key).await?;
         let logs = lines(&self.app, &self.key).await?;
         Ok(self.result_event(None, &outcome(row, logs)))
@@ -145,7 +169,9 @@ impl sse::Source for Events {
                 self.over = true;
                 return Some(result);
             }
-            let Some(watched) = &mut self.watched else { break };
+            let Some(watched) = &mut self.watched else {
+                break;
+            };
             match watched.message().await {
                 Ok(Some(told)) => {
                     if let Some(event) = self.told(told) {
@@ -155,9 +181,13 @@ impl sse::Source for Events {
                 Ok(None) | Err(_) => self.watched = None,
             }
         }
-        let event = match self.from_row().await {
+        let event = match self.told_by_row().await {
             Ok(event) => event,
-            Err(refusal) => sse::event("error", None, &json!({"code": crate::error::table(refusal.kind()).1})),
+            Err(refusal) => sse::event(
+                "error",
+                None,
+                &json!({"code": crate::error::table(refusal.kind()).1}),
+            ),
         };
         self.over = true;
         Some(event)

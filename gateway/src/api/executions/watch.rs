@@ -30,13 +30,18 @@ pub async fn watch(app: &App, address: &str, request: WatchRequest) -> Result<Ev
 /// Where a node is asked, if it is one that lives.
 pub async fn address_of(app: &App, node: &NodeId) -> Result<Option<String>> {
     let nodes = app.store.nodes().await?;
-    Ok(nodes.into_iter().find(|one| one.id == *node).map(|one| one.address))
+    Ok(nodes
+        .into_iter()
+        .find(|one| one.id == *node)
+        .map(|one| one.address))
 }
 
 /// Where all living nodes are asked.
 pub async fn addresses(app: &App) -> Result<Vec<String>> {
     let now = crate::clock::now();
     let nodes = app.store.nodes().await?;
-    let alive = nodes.into_iter().filter(|one| now.since(one.heartbeat_at) < HEARTBEAT);
+    let alive = nodes
+        .into_iter()
+        .filter(|one| now.since(one.heartbeat_at) < HEARTBEAT);
     Ok(alive.map(|one| one.address).collect())
 }

@@ -1,10 +1,15 @@
 //! GET /agents/{id}/metrics.
 
-use crate::{api::agents::known, app::App, door::Who, error::Answer, monitor, openapi, params::Params, respond};
-use axum::{
-    extract::{Path, State},
-    response::Response,
+use crate::{
+    api::agents::known,
+    app::App,
+    door::Who,
+    error::Answer,
+    monitor, openapi,
+    params::{Params, Path},
+    respond,
 };
+use axum::{extract::State, response::Response};
 use domain::{
     Timestamp,
     agent::metric_name,
@@ -98,7 +103,13 @@ struct MetricsSummary {
     uptime: Option<f64>,
 }
 
-const KNOWN: [&str; 5] = ["execution_count", "response_time", "error_rate", "throughput", "resource_usage"];
+const KNOWN: [&str; 5] = [
+    "execution_count",
+    "response_time",
+    "error_rate",
+    "throughput",
+    "resource_usage",
+];
 
 /// Read an agent's metrics
 #[utoipa::path(get, path = "/api/v1/agents/{agent_id}/metrics", operation_id = "get_metrics", tag = "metrics",
@@ -107,11 +118,23 @@ const KNOWN: [&str; 5] = ["execution_count", "response_time", "error_rate", "thr
         ("granularity" = Option<String>, Query, description = "1m, 5m (default), 1h or 1d"),
         ("metrics" = Option<String>, Query, description = "Names of series, comma-separated; all by default")),
     responses((status = 200, body = AgentMetrics)))]
-pub async fn get(State(app): State<App>, who: Who, Path(agent_id): Path<String>, params: Params) -> Answer<Response> {
+pub async fn get(
+    State(app): State<App>,
+    who: Who,
+    Path(agent_id): Path<String>,
+    params: Params,
+) -> Answer<Response> {
     let agent = known(&app, &who, &agent_id).await?;
-    let (start, end) = (needed_time(&params, "start_time"), needed_time(&params, "end_time"));
-    let granularity = params.parsed("granularity").unwrap_or(Granularity::FiveMinutes);
-    let wanted: Option<BTreeSet<&str>> = params.one("metrics").map(|names| names.split(',').map(str::trim).collect());
+    let (start, end) = (
+        needed_time(&params, "start_time"),
+        needed_time(&params, "end_time"),
+    );
+    let granularity = params
+        .parsed("granularity")
+        .unwrap_or(Granularity::FiveMinutes);
+    let wanted: Option<BTreeSet<&str>> = params
+        .one("metrics")
+        .map(|names| names.split(',').map(str::trim).collect());
     for name in wanted.iter().flatten() {
         if let Err(what) = metric_name(name) {
             params.fault("metrics", what);
@@ -134,13 +157,21 @@ pub async fn get(State(app): State<App>, who: Who, Path(agent_id): Path<String>,
 
 fn needed_time(params: &Params, name: &'static str) -> Timestamp {
     if params.many(name).is_empty() {
-        params.fault(name, "is required; allowed is RFC 3339 with an offset, as 2026-01-31T09:30:00Z");
+        params.fault(
+            name,
+            "is required; allowed is RFC 3339 with an offset, as 2026-01-31T09:30:00Z",
+        );
     }
     params.time(name).unwrap_or_default()
 }
 
 fn summary(reply: &QueryReply, granularity: Granularity) -> MetricsSummary {
-    let peak = reply.buckets.iter().map(|bucket| bucket.count).max().unwrap_or(0);
+    let peak = reply
+        .buckets
+        .iter()
+        .map(|bucket| bucket.count)
+        .max()
+        .unwrap_or(0);
     MetricsSummary {
         total_executions: reply.total,
         success_rate: monitor::error_rate(reply.total - reply.failed.min(reply.total), reply.total),
@@ -158,18 +189,39 @@ fn series(buckets: &[Bucket], granularity: Granularity, wanted: Option<&BTreeSet
     let is_wanted = |name: &str| wanted.is_none_or(|wanted| wanted.contains(name));
     let at = |bucket: &Bucket| Timestamp(bucket.start_ms);
     let figures = |name: &str, value: &dyn Fn(&Bucket) -> Option<f64>| {
-        let all = || buckets.iter().map(|bucket| Figure { timestamp: at(bucket), value: value(bucket) }).collect();
+        let all = || {
+            buckets
+                .iter()
+                .map(|bucket| Figure {
+                    timestamp: at(bucket),
+                    value: value(bucket),
+                })
+                .collect()
+        };
         is_wanted(name).then(all)
     };
-    let mut names: BTreeSet<&str> = buckets.iter().flat_map(|bucket| bucket.custom.keys().map(String::as_str)).collect();
+    let mut names: BTreeSet<&str> = buckets
+        .iter()
+        .flat_map(|bucket| bucket.custom.keys().map(String::as_str))
+        .collect();
     names.extend(wanted.into_iter().flatten());
-    let custom = names.into_iter().filter(|name| !KNOWN.contains(name)).filter_map(|name| {
-        let of_name = figures(name, &|bucket| bucket.custom.get(name).copied())?;
-        Some((name.to_owned(), of_name))
-    });
+    let custom = names
+        .into_iter()
+        .filter(|name| !KNOWN.contains(name))
+        .filter_map(|name| {
+            let of_name = figures(name, &|bucket| bucket.custom.get(name).copied())?;
+            Some((name.to_owned(), of_name))
+        });
     Series {
-        execution_count: is_wanted("execution_count")
-            .then(|| buckets.iter().map(|bucket| Count { timestamp: at(bucket), value: bucket.count }).collect()),
+        execution_count: is_wanted("execution_count").then(|| {
+            buckets
+                .iter()
+                .map(|bucket| Count {
+                    timestamp: at(bucket),
+                    value: bucket.count,
+                })
+                .collect()
+        }),
         response_time: is_wanted("response_time").then(|| {
             let one = |bucket: &Bucket| ResponseTime {
                 timestamp: at(bucket),
@@ -180,8 +232,12 @@ fn series(buckets: &[Bucket], granularity: Granularity, wanted: Option<&BTreeSet
             };
             buckets.iter().map(one).collect()
         }),
-        error_rate: figures("error_rate", &|bucket| monitor::error_rate(bucket.failed, bucket.count)),
-        throughput: figures("throughput", &|bucket| Some(per_second(bucket.count, granularity))),
+        error_rate: figures("error_rate", &|bucket| {
+            monitor::error_rate(bucket.failed, bucket.count)
+        }),
+        throughput: figures("throughput", &|bucket| {
+            Some(per_second(bucket.count, granularity))
+        }),
         resource_usage: is_wanted("resource_usage").then(|| {
             let one = |bucket: &Bucket| Resources {
                 timestamp: at(bucket),
@@ -202,15 +258,45 @@ mod tests {
     #[test]
     fn empty_buckets_are_there_and_say_nothing_ran() {
         let buckets = [
-            Bucket { start_ms: 0, count: 60, failed: 15, avg_ms: Some(2.0), custom: [("tokens".to_owned(), 5.0)].into(), ..Bucket::default() },
-            Bucket { start_ms: 60_000, ..Bucket::default() },
+            Bucket {
+                start_ms: 0,
+                count: 60,
+                failed: 15,
+                avg_ms: Some(2.0),
+                custom: [("tokens".to_owned(), 5.0)].into(),
+                ..Bucket::default()
+            },
+            Bucket {
+                start_ms: 60_000,
+                ..Bucket::default()
+            },
         ];
         let all = serde_json::to_value(series(&buckets, Granularity::Minute, None)).expect("JSON");
         assert_eq!(all["throughput"][0]["value"], 1.0);
         assert_eq!(all["error_rate"][0]["value"], 0.25);
-        assert_eq!((&all["execution_count"][1]["value"], &all["error_rate"][1]["value"]), (&0.into(), &serde_json::Value::Null));
-        assert_eq!((&all["tokens"][0]["value"], &all["tokens"][1]["value"]), (&5.0.into(), &serde_json::Value::Null));
-        let some = serde_json::to_value(series(&buckets, Granularity::Minute, Some(&BTreeSet::from(["throughput", "absent"])))).expect("JSON");
-        assert_eq!(some.as_object().expect("an object").keys().collect::<Vec<_>>(), ["absent", "throughput"]);
+        assert_eq!(
+            (
+                &all["execution_count"][1]["value"],
+                &all["error_rate"][1]["value"]
+            ),
+            (&0.into(), &serde_json::Value::Null)
+        );
+        assert_eq!(
+            (&all["tokens"][0]["value"], &all["tokens"][1]["value"]),
+            (&5.0.into(), &serde_json::Value::Null)
+        );
+        let some = serde_json::to_value(series(
+            &buckets,
+            Granularity::Minute,
+            Some(&BTreeSet::from(["throughput", "absent"])),
+        ))
+        .expect("JSON");
+        assert_eq!(
+            some.as_object()
+                .expect("an object")
+                .keys()
+                .collect::<Vec<_>>(),
+            ["absent", "throughput"]
+        );
     }
 }

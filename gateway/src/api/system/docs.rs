@@ -4,11 +4,13 @@ use crate::{
     app::App,
     door,
     error::{Answer, Refusal},
-    openapi, respond,
+    openapi,
+    params::Path,
+    respond,
 };
 use axum::{
     body::Body,
-    extract::{Path, State},
+    extract::State,
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -16,14 +18,20 @@ use domain::Error;
 use std::sync::{Arc, LazyLock};
 use utoipa_swagger_ui::Config;
 
-static JSON: LazyLock<Vec<u8>> = LazyLock::new(|| serde_json::to_vec(openapi::document()).unwrap_or_default());
-static PAGE: LazyLock<Arc<Config<'static>>> = LazyLock::new(|| Arc::new(Config::from("/openapi.json")));
+static JSON: LazyLock<Vec<u8>> =
+    LazyLock::new(|| serde_json::to_vec(openapi::document()).unwrap_or_default());
+static PAGE: LazyLock<Arc<Config<'static>>> =
+    LazyLock::new(|| Arc::new(Config::from("/openapi.json")));
 
 /// Give this document
 #[utoipa::path(get, path = "/openapi.json", operation_id = "openapi", tag = "documents",
     responses((status = 200, content_type = "application/json", description = "OpenAPI 3.1")))]
 pub async fn openapi_json() -> Response {
-    respond::with_type(StatusCode::OK, "application/json", Body::from(JSON.as_slice()))
+    respond::with_type(
+        StatusCode::OK,
+        "application/json",
+        Body::from(JSON.as_slice()),
+    )
 }
 
 /// Show this document
@@ -33,7 +41,11 @@ pub async fn docs(State(app): State<App>) -> Answer<Response> {
     if !app.config.docs {
         return Err(Error::not_found("/docs").into());
     }
-    Ok((StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, "/docs/")]).into_response())
+    Ok((
+        StatusCode::TEMPORARY_REDIRECT,
+        [(header::LOCATION, "/docs/")],
+    )
+        .into_response())
 }
 
 pub async fn page(headers: HeaderMap) -> Response {
@@ -52,12 +64,17 @@ fn part(file: &str, headers: &HeaderMap) -> Response {
                 response.headers_mut().insert(header::CONTENT_TYPE, kind);
             }
             if found.gzpipped {
-                response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+                response
+                    .headers_mut()
+                    .insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
             }
             response
         }
         Ok(None) => Refusal::from(Error::not_found("this file of the page")).into_response(),
-        Err(error) => Refusal::from(Error::internal("the page cannot be given").because(error.to_string())).into_response(),
+        Err(error) => {
+            Refusal::from(Error::internal("the page cannot be given").because(error.to_string()))
+                .into_response()
+        }
     };
     door::dressed(response, &door::request_id(headers))
 }

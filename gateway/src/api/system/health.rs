@@ -110,17 +110,38 @@ pub async fn health(State(app): State<App>, who: Who) -> Answer<Response> {
     let (said, database, bus) = tokio::join!(
         monitor::system(&app, &who.key.account),
         probe(app.store.ping()),
-        probe(async { app.bus.ping().await.map(|_| ()).map_err(domain::Error::from) }),
+        probe(async {
+            app.bus
+                .ping()
+                .await
+                .map(|_| ())
+                .map_err(domain::Error::from)
+        }),
     );
-    let said = said.inspect_err(|error| tracing::warn!(error = ?error, "monitor is silent")).ok();
+    let said = said
+        .inspect_err(|error| tracing::warn!(error = ?error, "monitor is silent"))
+        .ok();
     let mut parts = parts(said.as_ref());
     merge(&mut parts, DATABASE, database, now);
     merge(&mut parts, "bus", bus, now);
     let nodes = match &said {
-        Some(said) => said.nodes.iter().map(|node| NodeLine { node_id: node.node_id.clone(), isolation: node.isolation.clone() }).collect(),
+        Some(said) => said
+            .nodes
+            .iter()
+            .map(|node| NodeLine {
+                node_id: node.node_id.clone(),
+                isolation: node.isolation.clone(),
+            })
+            .collect(),
         None => Vec::new(),
     };
-    Ok(respond::ok(&document(&app, said.as_ref(), parts, nodes, now)))
+    Ok(respond::ok(&document(
+        &app,
+        said.as_ref(),
+        parts,
+        nodes,
+        now,
+    )))
 }
 
 /// How long it took, or why it failed.
@@ -144,32 +165,62 @@ fn parts(said: Option<&SystemReply>) -> BTreeMap<String, PartHealth> {
         };
         (component.name.clone(), health)
     };
-    said.into_iter().flat_map(|said| &said.components).map(part).collect()
+    said.into_iter()
+        .flat_map(|said| &said.components)
+        .map(part)
+        .collect()
 }
 
 /// Our own probe counts where it is worse, or the only one.
-fn merge(parts: &mut BTreeMap<String, PartHealth>, name: &str, probed: Result<f64, String>, now: Timestamp) {
+fn merge(
+    parts: &mut BTreeMap<String, PartHealth>,
+    name: &str,
+    probed: Result<f64, String>,
+    now: Timestamp,
+) {
     let own = PartHealth {
-        status: if probed.is_ok() { Health::Healthy } else { Health::Unhealthy },
+        status: if probed.is_ok() {
+            Health::Healthy
+        } else {
+            Health::Unhealthy
+        },
         response_time: probed.as_ref().ok().copied(),
         last_check: now,
         message: probed.err().unwrap_or_default(),
     };
-    if parts.get(name).is_none_or(|known| known.status < own.status) {
+    if parts
+        .get(name)
+        .is_none_or(|known| known.status < own.status)
+    {
         parts.insert(name.to_owned(), own);
     }
 }
 
-fn document(app: &App, said: Option<&SystemReply>, mut parts: BTreeMap<String, PartHealth>, nodes: Vec<NodeLine>, now: Timestamp) -> SystemHealth {
+fn document(
+    app: &App,
+    said: Option<&SystemReply>,
+    mut parts: BTreeMap<String, PartHealth>,
+    nodes: Vec<NodeLine>,
+    now: Timestamp,
+) -> SystemHealth {
     let database = parts.remove(DATABASE);
     let monitor = parts.remove(MONITORING);
+    for taken in ["agentcore_service", "monitoring"] {
+        parts.remove(taken);
+    }
     let own = said.and_then(|said| said.database_ms);
     let database = DatabaseHealth {
-        status: database.as_ref().map_or(Health::Unhealthy, |part| part.status),
+        status: database
+            .as_ref()
+            .map_or(Health::Unhealthy, |part| part.status),
         connection_count: app.store.connections(),
         query_performance: database.and_then(|part| part.response_time).or(own),
     };
-    let silent = if said.is_some() { Health::Healthy } else { Health::Unhealthy };
+    let silent = if said.is_some() {
+        Health::Healthy
+    } else {
+        Health::Unhealthy
+    };
     let monitoring = MonitoringHealth {
         status: monitor.map_or(silent, |part| part.status.max(silent)),
         metrics_lag: said.and_then(|said| said.metrics_lag_s),
@@ -177,8 +228,17 @@ fn document(app: &App, said: Option<&SystemReply>, mut parts: BTreeMap<String, P
     };
     let service = ServiceHealth {
         status: worst(parts.values().map(|part| part.status)),
-        response_time: parts.values().filter_map(|part| part.response_time).fold(None, |most, one| Some(most.map_or(one, |most: f64| most.max(one)))),
-        last_check: parts.values().map(|part| part.last_check).min().unwrap_or(now),
+        response_time: parts
+            .values()
+            .filter_map(|part| part.response_time)
+            .fold(None, |most, one| {
+                Some(most.map_or(one, |most: f64| most.max(one)))
+            }),
+        last_check: parts
+            .values()
+            .map(|part| part.last_check)
+            .min()
+            .unwrap_or(now),
     };
     let capacity = said.map_or_else(Capacity::default, |said| Capacity {
         total_agents: Some(said.total_agents),
@@ -214,7 +274,10 @@ mod tests {
         merge(&mut known, "bus", Ok(1.0), Timestamp(1));
         assert_eq!(known["bus"].status, Health::Healthy);
         merge(&mut known, "bus", Err("gone".to_owned()), Timestamp(2));
-        assert_eq!((known["bus"].status, known["bus"].message.as_str()), (Health::Unhealthy, "gone"));
+        assert_eq!(
+            (known["bus"].status, known["bus"].message.as_str()),
+            (Health::Unhealthy, "gone")
+        );
         merge(&mut known, "bus", Ok(1.0), Timestamp(3));
         assert_eq!(known["bus"].status, Health::Unhealthy);
     }

@@ -24,7 +24,11 @@ pub async fn readyz(State(app): State<App>) -> Answer<Response> {
     if app.readiness.is_ready() {
         return Ok(respond::ok(&Probe { status: "ready" }));
     }
-    let words = if app.closing.is_cancelled() { "the gateway is stopping" } else { "the gateway is starting" };
+    let words = if app.closing.is_cancelled() {
+        "the gateway is stopping"
+    } else {
+        "the gateway is starting"
+    };
     Err(Error::unavailable(words).into())
 }
 
@@ -32,5 +36,9 @@ pub async fn readyz(State(app): State<App>) -> Answer<Response> {
 #[utoipa::path(get, path = "/metrics", operation_id = "prometheus", tag = "probes",
     responses((status = 200, body = String, content_type = "text/plain", description = "Prometheus text format 0.0.4")))]
 pub async fn metrics(State(app): State<App>) -> Response {
-    respond::with_type(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", app.meter.text().into())
+    respond::with_type(
+        StatusCode::OK,
+        "text/plain; version=0.0.4; charset=utf-8",
+        app.meter.text().into(),
+    )
 }
