@@ -22,7 +22,7 @@ pub async fn run(config: &Config, store: &Store, stop: &CancellationToken) {
         let before = Timestamp(now().0.saturating_sub(kept));
         match purge(store, before, stop).await {
             Ok(rows) if rows > 0 => {
-                tracing::info!(rows, before = %before, "old records were deleted")
+                tracing::info!(rows, before = %before, "old records were deleted");
             }
             Ok(_) => {}
             Err(error) => tracing::warn!(error = ?error, "old records could not be deleted"),

@@ -150,7 +150,7 @@ impl Cluster {
     /// Ends it as a power cut would.
     pub fn kill9(&mut self) {
         self.signal(Signal::SIGKILL);
-        let status = self.wait_end();
+        let status = self.ended();
         assert_eq!(
             status.signal(),
             Some(9),
@@ -162,7 +162,7 @@ impl Cluster {
     /// Asks it to leave and waits until it has.
     pub fn terminate(&mut self) -> ExitStatus {
         self.signal(Signal::SIGTERM);
-        self.wait_end()
+        self.ended()
     }
 
     pub fn signal(&self, signal: Signal) {
@@ -170,7 +170,8 @@ impl Cluster {
         kill(Pid::from_raw(pid), signal).expect("our own child");
     }
 
-    fn wait_end(&mut self) -> ExitStatus {
+    /// Waits until it has ended, which something else made it do.
+    pub fn ended(&mut self) -> ExitStatus {
         let mut child = self.child.take().expect("it runs");
         let ended = wait::blocking(LEAVES_WITHIN, || child.try_wait().expect("its state"));
         let Some(status) = ended else {

@@ -5,7 +5,7 @@ use super::{
     trouble::{Refusal, Trouble},
 };
 use reqwest::{Client, Method, RequestBuilder, Response, header};
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use std::time::Duration;
 
@@ -68,7 +68,12 @@ impl Api {
             .await
     }
 
-    pub async fn post(&self, path: &str, body: &Value, within: Duration) -> Result<Body, Trouble> {
+    pub async fn post(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+        within: Duration,
+    ) -> Result<Body, Trouble> {
         self.body(self.request(Method::POST, path).json(body).timeout(within))
             .await
     }
@@ -83,7 +88,7 @@ impl Api {
         &self,
         method: Method,
         path: &str,
-        body: Option<&Value>,
+        body: Option<&impl Serialize>,
     ) -> Result<Response, Trouble> {
         let mut request = self
             .request(method, path)

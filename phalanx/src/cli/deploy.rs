@@ -111,6 +111,8 @@ struct Security {
 struct Deployment {
     status: String,
     #[serde(default)]
+    reason: Option<String>,
+    #[serde(default)]
     phases: Vec<progress::Phase>,
 }
 
@@ -253,9 +255,9 @@ fn told(
         .as_ref()
         .map_or(accepted.status.as_str(), |deployment| &deployment.status);
     if !matches!(status, "deployed" | "deploying") {
-        let why = deployment
-            .as_ref()
-            .and_then(|deployment| progress::failed(&deployment.phases));
+        let why = deployment.as_ref().and_then(|deployment| {
+            progress::failed(&deployment.phases).or_else(|| deployment.reason.clone())
+        });
         let why = why.unwrap_or_else(|| "its phases do not say why".to_owned());
         return Err(Trouble::Failed(format!(
             "{} is {status}: {why}",

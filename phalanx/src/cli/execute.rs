@@ -9,8 +9,8 @@ use super::{
 };
 use clap::Args;
 use reqwest::Method;
-use serde::Deserialize;
-use serde_json::{Map, Value, json, value::RawValue};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, value::RawValue};
 use std::{
     io::Read,
     path::PathBuf,
@@ -115,7 +115,22 @@ pub async fn run(arguments: Arguments, api: &Api) -> Result<ExitCode, Trouble> {
     told(&last, false, api)
 }
 
-fn body(arguments: &Arguments) -> Result<Value, Trouble> {
+/// The body of an execution. Its parameters go as they were typed: no digit and no order is lost.
+#[derive(Serialize)]
+struct Call {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    execution_id: Option<String>,
+    input_data: Input,
+    execution_options: Map<String, Value>,
+}
+
+#[derive(Serialize)]
+struct Input {
+    parameters: Box<RawValue>,
+    context: Map<String, Value>,
+}
+
+fn body(arguments: &Arguments) -> Result<Call, Trouble> {
     let mut options = Map::new();
     options.insert("async".to_owned(), arguments.queued.into());
     if let Some(timeout) = arguments.timeout {
@@ -124,18 +139,21 @@ fn body(arguments: &Arguments) -> Result<Value, Trouble> {
     if let Some(priority) = &arguments.priority {
         options.insert("priority".to_owned(), priority.as_str().into());
     }
-    let mut input = json!({ "parameters": input(arguments)? });
+    let mut context = Map::new();
     if let Some(session) = &arguments.session {
-        input["context"] = json!({ "session_id": session });
+        context.insert("session_id".to_owned(), session.as_str().into());
     }
-    let mut body = json!({ "input_data": input, "execution_options": options });
-    if let Some(id) = &arguments.id {
-        body["execution_id"] = id.as_str().into();
-    }
-    Ok(body)
+    Ok(Call {
+        execution_id: arguments.id.clone(),
+        input_data: Input {
+            parameters: input(arguments)?,
+            context,
+        },
+        execution_options: options,
+    })
 }
 
-fn input(arguments: &Arguments) -> Result<Value, Trouble> {
+fn input(arguments: &Arguments) -> Result<Box<RawValue>, Trouble> {
     let (text, from) = match (&arguments.json_input, &arguments.input) {
         (Some(text), _) => (text.clone(), "the input".to_owned()),
         (None, Some(path)) if path.as_os_str() == "-" => {
@@ -149,7 +167,7 @@ fn input(arguments: &Arguments) -> Result<Value, Trouble> {
             })?;
             (text, path.display().to_string())
         }
-        (None, None) => return Ok(json!({})),
+        (None, None) => ("{}".to_owned(), "nothing".to_owned()),
     };
     serde_json::from_str(&text).map_err(|error| {
         Trouble::usage(format!(
@@ -181,7 +199,7 @@ async fn wait(agent: &str, id: &str, api: &Api) -> Result<String, Trouble> {
     }
 }
 
-async fn stream(path: &str, body: &Value, api: &Api) -> Result<ExitCode, Trouble> {
+async fn stream(path: &str, body: &Call, api: &Api) -> Result<ExitCode, Trouble> {
     let mut events = Events::new(api.stream(Method::POST, path, Some(body)).await?);
     let mut chunks = false;
     while let Some(event) = events.next(api).await? {

@@ -59,8 +59,8 @@ pub async fn run(arguments: Arguments, api: &Api) -> Result<ExitCode, Trouble> {
             word(&execution["execution_id"]),
             word(&execution["status"]),
             word(&execution["started_at"]),
-            word(&execution["performance"]["duration"]),
-            word(&execution["performance"]["queue_time"]),
+            word(&execution["duration"]),
+            word(&execution["queue_time"]),
         ]
     });
     out::table(["EXECUTION", "STATUS", "STARTED", "MS", "QUEUED MS"], rows)?;

@@ -51,7 +51,7 @@ pub async fn run(arguments: Arguments, api: &Api) -> Result<ExitCode, Trouble> {
 
 async fn follow(path: &str, api: &Api) -> Result<ExitCode, Trouble> {
     let response = api
-        .stream(Method::GET, &format!("{path}?follow=true"), None)
+        .stream(Method::GET, &format!("{path}?follow=true"), None::<&Value>)
         .await?;
     let mut events = Events::new(response);
     while let Some(event) = events.next(api).await? {

@@ -1,1 +1,12 @@
-//! api
+//! The promise, by the front door: a file for every endpoint, laid out as `gateway/src/api` is, and beside them what only the
+//! whole can show.
+
+mod agents;
+mod causes;
+mod deployments;
+mod environments;
+mod executions;
+mod kinds;
+mod metrics;
+mod scale;
+mod system;

@@ -1,1 +1,4 @@
-//! faults
+//! The bad day.
+
+mod kill9;
+mod leaving;

@@ -1,0 +1,3 @@
+//! /agents/{id}/deployments
+mod get;
+mod list;

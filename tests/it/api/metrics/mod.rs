@@ -1,0 +1,2 @@
+//! /agents/{id}/metrics
+mod get;
