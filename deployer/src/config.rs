@@ -19,6 +19,8 @@ pub struct Config {
     pub quick: Duration,
     /// How long in-flight executions of a retired version may go on, if their own timeouts allow as much.
     pub retire: Duration,
+    /// How long a gateway may take to hear that traffic has moved: an older version listens on at least so long.
+    pub settle: Duration,
     /// How long one call to an executor may take.
     pub call: Duration,
     /// An executor that has not said anything for so long is dead.
@@ -38,6 +40,7 @@ impl Default for Config {
             provision: Duration::from_secs(300),
             quick: Duration::from_secs(60),
             retire: Duration::from_secs(3600),
+            settle: Duration::from_millis(250),
             call: Duration::from_secs(5),
             dead_after: Duration::from_secs(10),
             artifact: domain::artifact::Limits::default(),

@@ -18,7 +18,8 @@ use proto::{
 use serde_json::value::RawValue;
 use std::{path::PathBuf, time::Duration};
 use store::{
-    Config as StoreConfig, Secrets, Store, agents, deployments, executions, keys, versions,
+    Config as StoreConfig, Secrets, Store, agents, deployments, envelopes::Wanted, executions,
+    keys, versions,
 };
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -178,10 +179,12 @@ impl World {
             .place(
                 &account,
                 &self.node,
-                &id,
-                State::Serving,
-                spec.scaling.min_instances,
-                spec.scaling.max_instances,
+                &Wanted {
+                    version_id: &id,
+                    state: State::Serving,
+                    min_instances: spec.scaling.min_instances,
+                    max_instances: spec.scaling.max_instances,
+                },
                 now(),
             )
             .await

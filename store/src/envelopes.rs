@@ -15,6 +15,27 @@ pub struct Placed {
     pub envelope: Envelope,
 }
 
+/// An order: what shall run, without the generation that its keeping gives it.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    pub version_id: &'a VersionId,
+    pub state: State,
+    pub min_instances: u32,
+    pub max_instances: u32,
+}
+
+impl<'a> Wanted<'a> {
+    /// Nothing new is begun.
+    pub fn ending(version_id: &'a VersionId, state: State) -> Self {
+        Self {
+            version_id,
+            state,
+            min_instances: 0,
+            max_instances: 0,
+        }
+    }
+}
+
 type Row = (String, String, String, i64, String, i64, i64);
 
 const COLUMNS: &str = "SELECT account, node_id, version_id, generation, state, min_instances, max_instances FROM envelopes";
@@ -34,23 +55,20 @@ fn placed((account, node_id, version_id, generation, state, min, max): Row) -> R
 }
 
 impl Store {
-    /// Sets what a node shall run; the generation grows by one. Gives the new generation.
+    /// Sets what a node shall run of a version; the generation grows by one. Gives the new generation.
     pub async fn place(
         &self,
         account: &AccountId,
         node: &NodeId,
-        version: &VersionId,
-        state: State,
-        min: u32,
-        max: u32,
+        wanted: &Wanted<'_>,
         at: Timestamp,
     ) -> Result<i64> {
         let sql = "INSERT INTO envelopes (version_id, node_id, account, generation, state, min_instances, max_instances, updated_at) \
              VALUES ($1, $2, $3, 1, $4, $5, $6, $7) ON CONFLICT (version_id, node_id) DO UPDATE SET generation = envelopes.generation + 1, \
              state = excluded.state, min_instances = excluded.min_instances, max_instances = excluded.max_instances, updated_at = excluded.updated_at \
              RETURNING generation";
-        let row: (i64,) = write!(self, pool => sqlx::query_as(sql).bind(version.as_str()).bind(node.as_str()).bind(account.as_str()).bind(state.as_str())
-            .bind(i64::from(min)).bind(i64::from(max)).bind(at.0).fetch_one(pool).await)
+        let row: (i64,) = write!(self, pool => sqlx::query_as(sql).bind(wanted.version_id.as_str()).bind(node.as_str()).bind(account.as_str())
+            .bind(wanted.state.as_str()).bind(i64::from(wanted.min_instances)).bind(i64::from(wanted.max_instances)).bind(at.0).fetch_one(pool).await)
         .map_err(failed)?;
         Ok(row.0)
     }

@@ -9,7 +9,7 @@ use domain::{
     execution::{Failure, FailureCode},
 };
 use proto::v1;
-use store::nodes::Node;
+use store::{envelopes::Wanted, nodes::Node};
 
 /// Instances in a row that may fail to start before the deployment does.
 const MOST_FAILURES: u32 = 2;
@@ -30,10 +30,12 @@ pub async fn run(job: &Job) -> Result<()> {
             .place(
                 &version.account,
                 &node.id,
-                &version.id,
-                envelope::State::Serving,
-                min,
-                max,
+                &Wanted {
+                    version_id: &version.id,
+                    state: envelope::State::Serving,
+                    min_instances: min,
+                    max_instances: max,
+                },
                 now(),
             )
             .await?;

@@ -5,7 +5,7 @@ use crate::{nodes, now};
 use domain::{Result, envelope};
 use proto::v1::{AgentChanged, KeysChanged, event::Event};
 use std::time::Duration;
-use store::envelopes::Placed;
+use store::envelopes::{Placed, Wanted};
 use tokio::time::Instant;
 
 /// Over the longest timeout of what may be running: for its end to be written.
@@ -24,9 +24,10 @@ pub async fn run(job: &Job) -> Result<()> {
     for placed in &others {
         begin(job, placed).await?;
     }
+    let heard_by = Instant::now() + job.config.settle;
     let deadline = Instant::now() + bound(job, &others).await?;
     for placed in &others {
-        if drained(job, placed, deadline).await? == Drained::Overtaken {
+        if drained(job, placed, heard_by, deadline).await? == Drained::Overtaken {
             return Ok(());
         }
         let_go(job, placed).await?;
@@ -51,10 +52,7 @@ async fn begin(job: &Job, placed: &Placed) -> Result<()> {
             .place(
                 &placed.account,
                 &placed.node_id,
-                version,
-                envelope::State::Retiring,
-                0,
-                0,
+                &Wanted::ending(version, envelope::State::Retiring),
                 now(),
             )
             .await?;
@@ -90,7 +88,12 @@ enum Drained {
     Overtaken,
 }
 
-async fn drained(job: &Job, placed: &Placed, deadline: Instant) -> Result<Drained> {
+async fn drained(
+    job: &Job,
+    placed: &Placed,
+    heard_by: Instant,
+    deadline: Instant,
+) -> Result<Drained> {
     let mut pace = Pace::new();
     let mut silent = None;
     loop {
@@ -115,10 +118,11 @@ async fn drained(job: &Job, placed: &Placed, deadline: Instant) -> Result<Draine
                 1
             }
         };
-        if left == 0 {
+        if left == 0 && Instant::now() >= heard_by {
             return Ok(Drained::Empty);
         }
-        if !job.is_delete()
+        if left > 0
+            && !job.is_delete()
             && let Some(newer) = job.notes.newer()
         {
             job.notes.say(format!(
@@ -126,7 +130,7 @@ async fn drained(job: &Job, placed: &Placed, deadline: Instant) -> Result<Draine
             ));
             return Ok(Drained::Overtaken);
         }
-        if Instant::now() >= deadline {
+        if left > 0 && Instant::now() >= deadline {
             job.notes.say(format!(
                 "{left} executions of {version} ran past their time and are stopped"
             ));

@@ -3,7 +3,7 @@
 use super::Job;
 use crate::{nodes, now};
 use domain::{Result, envelope};
-use store::envelopes::Placed;
+use store::envelopes::{Placed, Wanted};
 
 /// Lets go of the version everywhere, unless callers are routed to it. What cannot be reached reads its rows at its start.
 pub(crate) async fn take_down(job: &Job) {
@@ -42,10 +42,7 @@ pub(crate) async fn let_go(job: &Job, placed: &Placed) -> Result<()> {
         .place(
             &placed.account,
             &placed.node_id,
-            version,
-            envelope::State::Retired,
-            0,
-            0,
+            &Wanted::ending(version, envelope::State::Retired),
             now(),
         )
         .await?;

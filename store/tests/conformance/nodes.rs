@@ -13,6 +13,7 @@ use domain::{
 };
 use store::{
     Store,
+    envelopes::Wanted,
     instances::{Instance, ScalingEvent},
     nodes::{Capacity, Node},
 };
@@ -67,7 +68,17 @@ pub async fn envelopes_grow_by_generations(store: &Store) -> Result<()> {
     let mine = new.version.expect("a version").id;
     let place = async |node: &NodeId, state, min, max| {
         store
-            .place(&ours, node, &mine, state, min, max, Timestamp(1))
+            .place(
+                &ours,
+                node,
+                &Wanted {
+                    version_id: &mine,
+                    state,
+                    min_instances: min,
+                    max_instances: max,
+                },
+                Timestamp(1),
+            )
             .await
     };
     assert_eq!(place(&node(1), State::Serving, 1, 9).await?, 1);
@@ -112,7 +123,17 @@ pub async fn envelopes_grow_by_generations(store: &Store) -> Result<()> {
         let (store, ours, mine) = (store.clone(), ours.clone(), mine.clone());
         tasks.spawn(async move {
             store
-                .place(&ours, &node(3), &mine, State::Serving, 1, 1, Timestamp(1))
+                .place(
+                    &ours,
+                    &node(3),
+                    &Wanted {
+                        version_id: &mine,
+                        state: State::Serving,
+                        min_instances: 1,
+                        max_instances: 1,
+                    },
+                    Timestamp(1),
+                )
                 .await
         });
     }
