@@ -34,7 +34,7 @@ enum Command {
 struct Up {
     /// Where clients reach the REST API; port 0 takes a free one.
     #[arg(long, value_name = "ADDRESS:PORT")]
-    listen: Option<String>,
+    listen: Option<std::net::SocketAddr>,
     /// A TOML file over the built-in defaults.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,

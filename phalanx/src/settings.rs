@@ -77,7 +77,7 @@ pub struct Monitor {
 #[derive(Debug, Default)]
 pub struct Overrides {
     pub config: Option<PathBuf>,
-    pub listen: Option<String>,
+    pub listen: Option<SocketAddr>,
     pub data_dir: Option<PathBuf>,
 }
 
@@ -101,7 +101,7 @@ pub fn load(overrides: Overrides) -> Result<Settings> {
             .try_parsing(true),
     );
     if let Some(listen) = overrides.listen {
-        builder = builder.set_override("listen", listen)?;
+        builder = builder.set_override("listen", listen.to_string())?;
     }
     if let Some(dir) = overrides.data_dir {
         builder = builder.set_override("data_dir", dir.to_string_lossy().into_owned())?;
@@ -140,18 +140,12 @@ mod tests {
     }
 
     #[test]
-    fn the_command_line_has_the_last_word_and_nonsense_is_named() {
+    fn the_command_line_has_the_last_word() {
         let settings = load(Overrides {
-            listen: Some("127.0.0.1:1".into()),
+            listen: Some(SocketAddr::from(([127, 0, 0, 1], 1))),
             ..Overrides::default()
         })
         .expect("an address");
         assert_eq!(settings.listen.port(), 1);
-        let error = load(Overrides {
-            listen: Some("here".into()),
-            ..Overrides::default()
-        })
-        .expect_err("no address");
-        assert!(format!("{error:#}").contains("listen"), "{error:#}");
     }
 }

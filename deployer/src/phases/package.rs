@@ -58,16 +58,18 @@ pub async fn on(job: &Job, node: &Node) -> Result<()> {
         }
         Some(_) => {}
     }
-    job.notes.say(format!(
-        "environment {} is {} on executor {}",
-        done.digest.get(..12).unwrap_or(&done.digest),
-        if done.reused {
+    if !done.digest.is_empty() {
+        let state = if done.reused {
             "there already"
         } else {
             "built"
-        },
-        node.id
-    ));
+        };
+        let name = done.digest.get(..12).unwrap_or(&done.digest);
+        job.notes.say(format!(
+            "environment {name} is {state} on executor {}",
+            node.id
+        ));
+    }
     job.notes.noted().packaged.insert(place);
     Ok(())
 }
