@@ -110,8 +110,9 @@ pub struct Spent {
     pub usage: Usage,
 }
 
+/// What a call used, and in a RESULT its output.
 #[derive(Deserialize)]
-struct Figures {
+struct Figures<'a> {
     #[serde(default)]
     cpu_ms: Option<f64>,
     #[serde(default)]
@@ -124,6 +125,8 @@ struct Figures {
     metrics: BTreeMap<String, f64>,
     #[serde(default)]
     log_dropped: u64,
+    #[serde(borrow, default)]
+    output: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -181,17 +184,19 @@ fn said(kind: u8, id: u64, body: &Bytes) -> Result<Said, String> {
         65 => Ok(Said::Ready(read(body)?)),
         66 => Ok(Said::Failed(failure(body)?)),
         67 => {
-            let result: ResultRaw<'_> = read_borrowed(body)?;
+            let figures: Figures<'_> = read_borrowed(body)?;
+            // `null` and none at all are one to serde, and to us.
+            let output = figures.output.unwrap_or(RawValue::NULL).to_owned();
             Ok(Said::Result(
                 id,
                 Done {
-                    output: result.output.to_owned(),
-                    spent: result.spent(),
+                    output,
+                    spent: spent(figures),
                 },
             ))
         }
         68 => {
-            let figures: Figures = read(body)?;
+            let figures: Figures<'_> = read_borrowed(body)?;
             Ok(Said::Error(id, failure(body)?, spent(figures)))
         }
         69 => {
@@ -211,39 +216,7 @@ fn said(kind: u8, id: u64, body: &Bytes) -> Result<Said, String> {
     }
 }
 
-/// [`Figures`] and the output, without `flatten`: that would buffer the output, which may be large.
-#[derive(Deserialize)]
-struct ResultRaw<'a> {
-    #[serde(default)]
-    cpu_ms: Option<f64>,
-    #[serde(default)]
-    memory_peak_mb: Option<f64>,
-    #[serde(default)]
-    handler_ms: Option<f64>,
-    #[serde(default)]
-    tokens: Option<i64>,
-    #[serde(default)]
-    metrics: BTreeMap<String, f64>,
-    #[serde(default)]
-    log_dropped: u64,
-    #[serde(borrow)]
-    output: &'a RawValue,
-}
-
-impl ResultRaw<'_> {
-    fn spent(self) -> Spent {
-        spent(Figures {
-            cpu_ms: self.cpu_ms,
-            memory_peak_mb: self.memory_peak_mb,
-            handler_ms: self.handler_ms,
-            tokens: self.tokens,
-            metrics: self.metrics,
-            log_dropped: self.log_dropped,
-        })
-    }
-}
-
-fn spent(figures: Figures) -> Spent {
+fn spent(figures: Figures<'_>) -> Spent {
     let sane = |figure: Option<f64>| figure.filter(|figure| figure.is_finite() && *figure >= 0.0);
     let named = figures
         .metrics
@@ -375,12 +348,20 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_an_output_too() {
+        let mut result = frame(67, 1, r#"{"output":null}"#);
+        let Ok(Some(Said::Result(1, done))) = next(&mut result, 1000) else {
+            panic!("a result")
+        };
+        assert_eq!(done.output.get(), "null");
+    }
+
+    #[test]
     fn forged_frames_are_faults() {
         for mut bad in [
             BytesMut::from(&[0xff, 0xff, 0xff, 0xff, 65][..]),
             BytesMut::from(&[0, 0, 0, 0][..]),
             frame(1, 0, "{}"),
-            frame(67, 1, "{}"),
             frame(67, 1, "not json"),
             frame(70, 1, r#"{"data":}"#),
             frame(69, 1, r#"{"lines":[[1,2]]}"#),

@@ -40,8 +40,7 @@ print(json.dumps({'executable':os.path.realpath(sys.executable),'version':list(s
 impl Python {
     /// Asks the interpreter `name` (a path, or a name on the PATH) what it is.
     pub async fn find(name: &str) -> Result<Self> {
-        let advice =
-            "install Python 3.10 or newer (Debian: apt install python3), or name one in executor.python (PHALANX__EXECUTOR__PYTHON=PATH)";
+        let advice = "install Python 3.10 or newer (Debian: apt install python3), or name one in executor.python (PHALANX__EXECUTOR__PYTHON=PATH)";
         let mut command = Command::new(name);
         command
             .args(["-I", "-c", ASK])
