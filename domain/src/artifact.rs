@@ -3,7 +3,7 @@
 //! In: the decoded bytes. Out: a [`Artifact`] or every reason why not. The zip's own words about sizes are not trusted:
 //! [`unpack`] counts what really comes out.
 
-use crate::agent::Requirement;
+use crate::agent::{Entrypoint, Requirement};
 use sha2::{Digest, Sha256};
 use std::io::{Cursor, Read};
 
@@ -46,8 +46,16 @@ pub struct Entry {
     pub executable: bool,
 }
 
-/// Name of the single file of an artifact that is not a zip.
-pub const SINGLE_FILE: &str = "agent.py";
+/// Where the file of an artifact that is not a zip lies: where its entrypoint looks for it.
+pub fn single_file(entrypoint: &Entrypoint) -> String {
+    let text = entrypoint.as_str();
+    let module = text.split_once(':').map(|(module, _)| module);
+    match module.unwrap_or(text) {
+        file if file.ends_with(".py") => file.to_owned(),
+        module if text.contains(':') => format!("{}.py", module.replace('.', "/")),
+        _ => "agent.py".to_owned(),
+    }
+}
 
 pub fn digest(bytes: &[u8]) -> String {
     hex::encode(Sha256::digest(bytes))
@@ -56,7 +64,7 @@ pub fn digest(bytes: &[u8]) -> String {
 pub fn inspect(bytes: &[u8], limits: Limits) -> Result<Artifact, Vec<String>> {
     let digest = digest(bytes);
     if !is_zip(bytes) {
-        single_file(bytes).map_err(|fault| vec![fault])?;
+        one_file(bytes).map_err(|fault| vec![fault])?;
         return Ok(Artifact {
             kind: ArtifactKind::File,
             digest,
@@ -108,15 +116,16 @@ pub fn inspect(bytes: &[u8], limits: Limits) -> Result<Artifact, Vec<String>> {
     })
 }
 
-/// Every file of an artifact, in order, never more bytes than the limit: a bomb ends with an error, not with a full disk.
+/// Every file of an artifact, in order, `single` being the name of one that is no zip; never more bytes than the limit: a bomb ends with an error, not with a full disk.
 pub fn unpack(
     bytes: &[u8],
+    single: &str,
     limits: Limits,
     mut file: impl FnMut(Entry) -> Result<(), String>,
 ) -> Result<(), Vec<String>> {
     if !is_zip(bytes) {
         return file(Entry {
-            path: SINGLE_FILE.to_owned(),
+            path: single.to_owned(),
             bytes: bytes.to_vec(),
             executable: false,
         })
@@ -144,7 +153,7 @@ fn is_zip(bytes: &[u8]) -> bool {
     bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(b"PK\x05\x06")
 }
 
-fn single_file(bytes: &[u8]) -> Result<(), String> {
+fn one_file(bytes: &[u8]) -> Result<(), String> {
     let allowed = "allowed is the base64 of one Python file or of a zip";
     if bytes.is_empty() {
         return Err(format!("is empty; {allowed}"));
@@ -325,7 +334,23 @@ mod tests {
     }
 
     #[test]
-    fn one_file() {
+    fn a_single_file_lies_where_its_entrypoint_looks() {
+        for (entrypoint, path) in [
+            ("handler", "agent.py"),
+            ("my_app.py", "my_app.py"),
+            ("my_app.py:run", "my_app.py"),
+            ("my_app:run", "my_app.py"),
+            ("pkg.mod:obj.method", "pkg/mod.py"),
+        ] {
+            assert_eq!(
+                single_file(&entrypoint.parse().expect("an entrypoint")),
+                path
+            );
+        }
+    }
+
+    #[test]
+    fn files_and_what_is_none() {
         let artifact =
             inspect(b"def handler(input): return input\n", Limits::default()).expect("Python");
         assert_eq!(artifact.kind, ArtifactKind::File);
@@ -414,7 +439,7 @@ mod tests {
             liar[at..at + 4].copy_from_slice(&1u32.to_le_bytes());
         }
         let mut most = 0;
-        let end = unpack(&liar, limits, |entry| {
+        let end = unpack(&liar, "agent.py", limits, |entry| {
             most = most.max(entry.bytes.len());
             Ok(())
         });

@@ -2,6 +2,7 @@
 
 use domain::{
     Error, Result,
+    agent::Entrypoint,
     artifact::{self, Entry, Limits},
 };
 use std::{
@@ -30,15 +31,23 @@ fn open_dir(path: &Path) -> io::Result<()> {
     fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(DIR_MODE))
 }
 
-/// The code of an artifact under `data_dir`, unpacked once per digest.
-pub async fn unpack(data_dir: &Path, digest: &str, bytes: Vec<u8>) -> Result<PathBuf> {
-    let dir = data_dir.join("code").join(digest);
+/// The code of an artifact under `data_dir`, unpacked once per digest; a single file under the name that its entrypoint means.
+pub async fn unpack(
+    data_dir: &Path,
+    digest: &str,
+    entrypoint: &Entrypoint,
+    bytes: Vec<u8>,
+) -> Result<PathBuf> {
+    let single = artifact::single_file(entrypoint);
+    let dir = data_dir
+        .join("code")
+        .join(format!("{digest}-{}", single.replace('/', ".")));
     if dir.exists() {
         return Ok(dir);
     }
     let target = dir.clone();
     let unpacking = tokio::task::spawn_blocking(move || {
-        aside(&target, |temporary| write_all(temporary, &bytes))
+        aside(&target, |temporary| write_all(temporary, &single, &bytes))
     });
     unpacking
         .await
@@ -46,8 +55,8 @@ pub async fn unpack(data_dir: &Path, digest: &str, bytes: Vec<u8>) -> Result<Pat
     Ok(dir)
 }
 
-fn write_all(dir: &Path, bytes: &[u8]) -> Result<()> {
-    let written = artifact::unpack(bytes, Limits::default(), |entry| {
+fn write_all(dir: &Path, single: &str, bytes: &[u8]) -> Result<()> {
+    let written = artifact::unpack(bytes, single, Limits::default(), |entry| {
         write_entry(dir, &entry).map_err(|error| format!("{}: {error}", entry.path))
     });
     written.map_err(|faults| {

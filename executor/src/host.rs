@@ -296,7 +296,13 @@ impl Node {
             .artifact(account, &version.artifact)
             .await?
             .ok_or_else(|| Error::internal("the version's code is not there"))?;
-        let code = files::unpack(&self.config.data_dir, &version.artifact, bytes).await?;
+        let code = files::unpack(
+            &self.config.data_dir,
+            &version.artifact,
+            &version.spec.entrypoint,
+            bytes,
+        )
+        .await?;
         let lock = self
             .store
             .lock(account, id)

@@ -45,7 +45,7 @@ fn look(bytes: &[u8], limits: artifact::Limits, entrypoint: &str) -> Result<Stri
     let file = entrypoint.split(':').next().unwrap_or_default();
     if inspected.kind == artifact::ArtifactKind::Zip && file.ends_with(".py") {
         let mut found = false;
-        artifact::unpack(bytes, limits, |entry| {
+        artifact::unpack(bytes, file, limits, |entry| {
             found |= entry.path == file;
             Ok(())
         })?;

@@ -43,6 +43,7 @@ pub struct Wanted {
 pub struct DeployRequest {
     agent_metadata: AgentMetadata,
     agent_code: AgentCode,
+    #[schema(required = false)]
     deployment_config: DeploymentConfig,
     #[schema(required = false)]
     monitoring: MonitoringConfig,
@@ -105,7 +106,8 @@ struct AgentConfiguration {
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "see DeployRequest")]
 struct DeploymentConfig {
-    #[schema(schema_with = openapi::environment)]
+    /// By default dev.
+    #[schema(required = false, schema_with = openapi::environment)]
     environment: Environment,
     #[schema(required = false)]
     auto_scaling: AutoScaling,
@@ -248,8 +250,10 @@ fn walk(
     let entrypoint = source.needed_parsed("entrypoint");
     let configuration = configuration(&source.object("configuration"));
 
-    let config = root.needed_object("deployment_config");
-    let environment = config.needed_parsed::<Environment>("environment");
+    let config = root.object("deployment_config");
+    let environment = config
+        .parsed::<Environment>("environment")
+        .unwrap_or(Environment::Dev);
     let scaling = scaling(&config.object("auto_scaling"));
     let security = config.object("security");
     let vpc = security.object("vpc_config");
@@ -293,7 +297,7 @@ fn walk(
         python,
         system,
         configuration,
-        environment: environment?,
+        environment,
         scaling,
         placement,
         health_check,
@@ -491,7 +495,7 @@ mod tests {
 
     #[test]
     fn an_empty_object_names_what_is_required() {
-        assert_eq!(faults_of(&json!({})).len(), 3);
+        assert_eq!(faults_of(&json!({})).len(), 2);
         let mut many = good();
         many["agent_metadata"]["tags"] = json!(vec!["a"; 10_000]);
         assert_eq!(
