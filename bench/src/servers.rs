@@ -99,7 +99,7 @@ impl Phalanx {
             match state["status"].as_str() {
                 Some("deployed") => return Ok(()),
                 Some("deploying") if began.elapsed() < STARTS_WITHIN => {
-                    tokio::time::sleep(Duration::from_millis(20)).await
+                    tokio::time::sleep(Duration::from_millis(20)).await;
                 }
                 _ => bail!("not deployed: {state}"),
             }

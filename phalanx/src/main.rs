@@ -23,6 +23,7 @@ struct Arguments {
 }
 
 #[derive(Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one, at the start")]
 enum Command {
     /// Run Phalanx here: all services in one process, no outside service (what `phalanx` alone does).
     Up(Up),

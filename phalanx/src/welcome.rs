@@ -29,14 +29,14 @@ fn words(address: &str, data_dir: &Path, first_key: Option<&str>) -> String {
         env!("CARGO_PKG_VERSION")
     );
     text += &format!("  API reference  {address}/docs\n  Data           {dir}\n");
-    match first_key {
+    text += &match first_key {
         Some(key) => {
-            text += &format!(
+            format!(
                 "  Admin key      {key}\n                 (shown once; also in {dir}/admin.key)\n"
             )
         }
-        None => text += &format!("  Admin key      in {dir}/admin.key\n"),
-    }
+        None => format!("  Admin key      in {dir}/admin.key\n"),
+    };
     let program = std::env::args()
         .next()
         .unwrap_or_else(|| "phalanx".to_owned());

@@ -25,8 +25,8 @@ pub struct Options {
 
 impl Options {
     /// One setting, as `PHALANX__EXECUTOR__IDLE_S` names it.
-    pub fn set(mut self, name: &str, value: impl ToString) -> Self {
-        self.environment.push((name.to_owned(), value.to_string()));
+    pub fn set(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
         self
     }
 }
@@ -225,6 +225,10 @@ fn tail(base: &Path) -> String {
 }
 
 impl Drop for Cluster {
+    #[expect(
+        clippy::print_stderr,
+        reason = "the log is shown with the test that failed"
+    )]
     fn drop(&mut self) {
         if std::thread::panicking() {
             if let Some(mut child) = self.child.take() {

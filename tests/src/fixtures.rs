@@ -22,7 +22,9 @@ pub fn agent_of(id: &str, bytes: &[u8]) -> Value {
 
 /// The body of an execution.
 pub fn call(parameters: Value) -> Value {
-    json!({"input_data": {"parameters": parameters}})
+    let mut body = json!({"input_data": {}});
+    body["input_data"]["parameters"] = parameters;
+    body
 }
 
 /// `changes` laid over `document`: objects are merged, everything else is replaced.

@@ -4,6 +4,11 @@
 //! tests see is what a caller sees.
 //!
 //! Waiting is always for a level with a deadline ([`wait`]); there is no sleep that stands for "by now it should have".
+#![allow(
+    clippy::print_stderr,
+    clippy::needless_pass_by_value,
+    reason = "a failed test's reader wants words, and a test's writer short calls"
+)]
 
 pub mod client;
 pub mod cluster;

@@ -104,7 +104,8 @@ async fn it_grows_to_its_most_and_no_further() {
 
 #[tokio::test]
 async fn to_zero_and_back() {
-    let cluster = Cluster::start_with(Options::default().set("PHALANX__EXECUTOR__IDLE_S", 1)).await;
+    let cluster =
+        Cluster::start_with(Options::default().set("PHALANX__EXECUTOR__IDLE_S", "1")).await;
     let changes =
         json!({"deployment_config": {"auto_scaling": {"min_instances": 0, "max_instances": 3}}});
     cluster
