@@ -5,6 +5,7 @@
 
 use crate::{
     frame::{self, CallBody, Spent},
+    held::Handle,
     instance::Instance,
     link::{Call, Ended, Event, Gone},
     pool::Lease,
@@ -47,7 +48,7 @@ pub struct Calling<'a> {
     pub input: &'a RawValue,
     pub key: &'a Key,
     pub attempt: u32,
-    pub cancel: &'a CancellationToken,
+    pub handle: &'a Handle,
     /// The row says running only when it lasts: it is written beside the run.
     pub show_running: bool,
 }
@@ -101,15 +102,26 @@ enum Outside {
     Cancelled,
 }
 
+impl Outside {
+    fn reason_to_stop(&self) -> Option<&'static str> {
+        match self {
+            Self::Timeout => Some("timeout"),
+            Self::Cancelled => Some("cancelled"),
+            Self::Ended(_) | Self::Gone => None,
+        }
+    }
+}
+
 pub async fn run(runner: &Runner, lease: Lease, calling: Calling<'_>) -> Attempted {
     let (started_at, clock) = ((runner.now)(), Instant::now());
     let instance = Arc::clone(&lease.instance);
     let timeout = calling.execute.options.timeout();
     let mut journal = Journal::new(runner, &calling);
-    let sent = send(&instance, &calling, started_at + timeout);
-    let (outside, id) = match sent {
-        Ok(mut call) => (
-            listen(
+    let mut lease = lease;
+    let mut obeyed = true;
+    let outside = match send(&instance, &calling, started_at + timeout) {
+        Ok(mut call) => {
+            let outside = listen(
                 runner,
                 &mut call,
                 &calling,
@@ -117,10 +129,17 @@ pub async fn run(runner: &Runner, lease: Lease, calling: Calling<'_>) -> Attempt
                 timeout,
                 started_at,
             )
-            .await,
-            call.id,
-        ),
-        Err(Gone) => (Outside::Gone, 0),
+            .await;
+            if let Some(reason) = outside.reason_to_stop() {
+                // Nothing new may land on an instance that is about to be killed.
+                if matches!(outside, Outside::Cancelled) && lease.pool().is_alone(&instance) {
+                    lease.quarantine();
+                }
+                obeyed = interrupt(runner, &instance, &mut call, &mut journal, reason).await;
+            }
+            outside
+        }
+        Err(Gone) => Outside::Gone,
     };
     let duration_ms = clock.elapsed().as_secs_f64() * 1000.0;
     let mut stopping = Stopping::default();
@@ -136,14 +155,14 @@ pub async fn run(runner: &Runner, lease: Lease, calling: Calling<'_>) -> Attempt
                 "the handler did not end within its {} s",
                 calling.execute.options.timeout_s
             );
-            stopping = stop(runner, lease, id, "timeout", false);
+            stopping = stop(runner, lease, obeyed, false);
             (
                 failed(FailureCode::HandlerTimeout, message),
                 Spent::default(),
             )
         }
         Outside::Cancelled => {
-            stopping = stop(runner, lease, id, "cancelled", true);
+            stopping = stop(runner, lease, obeyed, true);
             (
                 failed(FailureCode::Cancelled, "cancelled while it ran"),
                 Spent::default(),
@@ -203,74 +222,80 @@ async fn listen(
         tokio::select! {
             biased;
             ended = &mut call.ended => break ended.map_or(Outside::Gone, Outside::Ended),
+            // Before what it says: a flood of words must not hold its end up.
+            () = calling.handle.cancel.cancelled() => break Outside::Cancelled,
+            () = &mut late => break Outside::Timeout,
             event = call.events.recv(), if open => match event {
                 Some(event) => journal.take(event).await,
                 None => open = false,
             },
-            () = calling.cancel.cancelled() => break Outside::Cancelled,
-            () = &mut late => break Outside::Timeout,
             () = &mut lasts, if !shown => {
                 shown = true;
                 runner.show_running(calling.key, calling.attempt, started_at).await;
             }
             () = journal.due() => journal.keep().await,
+            () = calling.handle.asked_to_keep() => {
+                journal.keep().await;
+                calling.handle.tell_kept();
+            }
         }
     };
-    // Everything that a call said lies here before its end does.
-    while let Ok(event) = call.events.try_recv() {
-        journal.take(event).await;
+    if matches!(outside, Outside::Ended(_) | Outside::Gone) {
+        journal.take_rest(call).await;
     }
     outside
 }
 
-/// Interrupts a call and sees to its end; the lease is given back when nothing of it runs any more.
-fn stop(
+/// Tells a call to stop and hears what it says meanwhile. `true`: the worker said that it is over.
+async fn interrupt(
     runner: &Runner,
-    mut lease: Lease,
-    id: u64,
+    instance: &Instance,
+    call: &mut Call,
+    journal: &mut Journal<'_>,
     reason: &'static str,
-    awaited: bool,
-) -> Stopping {
+) -> bool {
+    let told = frame::cancel(call.id, reason).is_ok_and(|frame| instance.link.send(frame).is_ok());
+    let late = tokio::time::sleep(runner.settings.stop_within);
+    tokio::pin!(late);
+    let mut open = true;
+    let obeyed = told
+        && loop {
+            tokio::select! {
+                biased;
+                ended = &mut call.ended => break ended.is_ok(),
+                () = &mut late => break false,
+                event = call.events.recv(), if open => match event {
+                    Some(event) => journal.take(event).await,
+                    None => open = false,
+                },
+            }
+        };
+    instance.link.forget(call.id);
+    journal.take_rest(call).await;
+    obeyed
+}
+
+/// Sees to the end of a call that was told to stop; the lease is given back when nothing of it runs any more.
+fn stop(runner: &Runner, mut lease: Lease, obeyed: bool, cancelled: bool) -> Stopping {
     let (stopped, tell) = oneshot::channel();
-    let within = runner.settings.stop_within;
-    // Taken before the interrupt: nothing new may land on an instance that is about to be killed.
-    let alone = awaited && lease.pool().is_alone(&lease.instance);
-    if alone {
-        lease.quarantine();
-    }
     runner.settings.tasks.spawn(async move {
         let instance = Arc::clone(&lease.instance);
-        let obeyed = interrupt(&instance, id, reason, within).await;
-        if !obeyed || alone || instance.has_strays() {
+        let alone = lease.pool().is_alone(&instance);
+        let doubtful = !obeyed || instance.has_strays();
+        if doubtful || (cancelled && alone) {
             lease.quarantine();
-        }
-        if lease.pool().is_alone(&instance) && (!obeyed || alone || instance.has_strays()) {
-            instance.kill().await;
-        } else if !obeyed {
-            // Others still work in there; it ends with the last of them.
-            drop(lease);
-            instance.exited().await;
+            if alone {
+                instance.kill().await;
+            } else if doubtful {
+                // Others still work in there; it ends with the last of them.
+                drop(lease);
+                instance.exited().await;
+            }
         }
         // The receiver waits only for a cancel.
         stopped.send(()).ok();
     });
-    Stopping(Some(tell), awaited)
-}
-
-/// `true`: the worker said that the call is over.
-async fn interrupt(instance: &Instance, id: u64, reason: &'static str, within: Duration) -> bool {
-    let Ok(frame) = frame::cancel(id, reason) else {
-        return false;
-    };
-    let Ok(call) = instance.link.resume(id) else {
-        return false;
-    };
-    if instance.link.send(frame).is_err() {
-        return false;
-    }
-    let over = tokio::time::timeout(within, call).await;
-    instance.link.forget(id);
-    matches!(over, Ok(Ok(_)))
+    Stopping(Some(tell), cancelled)
 }
 
 /// What a call says on its way: bounded, shown to who watches, and kept.
@@ -303,6 +328,14 @@ impl<'a> Journal<'a> {
         }
     }
 
+    /// Everything that a call said lies here before its end does. Bounded: what is said after that is not heard.
+    async fn take_rest(&mut self, call: &mut Call) {
+        call.events.close();
+        while let Ok(event) = call.events.try_recv() {
+            self.take(event).await;
+        }
+    }
+
     async fn take(&mut self, event: Event) {
         match event {
             Event::Log(lines) => self.log(lines),
@@ -332,10 +365,11 @@ impl<'a> Journal<'a> {
         if lines.is_empty() {
             return;
         }
+        let first = self.place(self.lines.len());
         self.runner.hub.log(
             &self.key.account,
             &self.key.agent_id,
-            Some(&self.key.id),
+            Some((&self.key.id, first)),
             &lines,
         );
         self.lines.append(&mut lines);
@@ -365,6 +399,11 @@ impl<'a> Journal<'a> {
         }
     }
 
+    /// Of the n-th line in the execution's log: attempts follow each other.
+    fn place(&self, n: usize) -> i64 {
+        (i64::from(self.attempt) << 32) + i64::try_from(n).unwrap_or(0)
+    }
+
     /// When lines are to be kept; never, while there are none.
     async fn due(&self) {
         match self.next_keep {
@@ -375,12 +414,11 @@ impl<'a> Journal<'a> {
 
     async fn keep(&mut self) {
         self.next_keep = None;
-        let first = i64::from(self.attempt) << 32;
         let entry = |(at, line): (usize, &Line)| Entry {
             account: self.key.account.clone(),
             agent_id: self.key.agent_id.clone(),
             execution_id: Some(self.key.id.clone()),
-            seq: first + i64::try_from(at).unwrap_or(0),
+            seq: self.place(at),
             line: line.clone(),
         };
         let entries: Vec<Entry> = self

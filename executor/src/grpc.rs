@@ -123,10 +123,17 @@ impl executor_server::Executor for Service {
                 id: word(&asked.execution_id).map_err(refuse)?,
             };
             let feed = self.0.hub.execution(&key);
-            let held = self.0.runner.held.get(&key).is_some();
-            if !held && feed.is_untouched() {
-                self.0.hub.forget(&key);
-                return Err(Status::not_found("the execution is not running here"));
+            match self.0.runner.held.get(&key) {
+                // What was said before anybody watched is in the rows when the watcher reads them.
+                Some(handle) => {
+                    handle.keep().await;
+                    self.0.store.flush().await;
+                }
+                None if feed.is_untouched() => {
+                    self.0.hub.forget(&key);
+                    return Err(Status::not_found("the execution is not running here"));
+                }
+                None => {}
             }
             feed
         };
@@ -154,6 +161,7 @@ async fn forward(
             Next::Lost(lost) => v1::WatchEvent {
                 seq: after + lost,
                 execution_id: String::new(),
+                place: 0,
                 event: Some(v1::watch_event::Event::Lost(lost)),
             },
             Next::End => return,

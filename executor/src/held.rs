@@ -4,10 +4,14 @@ use domain::execution::Status;
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 use store::executions::Key;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
+
+/// How long a watcher waits for what was said before it came.
+const KEEPS_WITHIN: Duration = Duration::from_millis(250);
 
 #[derive(Default)]
 pub struct Held(Mutex<HashMap<Key, Arc<Handle>>>);
@@ -18,6 +22,9 @@ pub struct Handle {
     pub cancel: CancellationToken,
     /// The recorded status, once the work has really stopped.
     stopped: watch::Sender<Option<Status>>,
+    /// Asked to keep now what was said so far, and how often that was done.
+    keep: Notify,
+    kept: watch::Sender<u64>,
 }
 
 /// Ends the hold when dropped.
@@ -37,6 +44,8 @@ impl Held {
         let handle = Arc::new(Handle {
             cancel: CancellationToken::new(),
             stopped: watch::Sender::new(None),
+            keep: Notify::new(),
+            kept: watch::Sender::new(0),
         });
         map.insert(key.clone(), Arc::clone(&handle));
         Some(Hold {
@@ -68,6 +77,24 @@ impl Handle {
             .await
             .ok()
             .and_then(|status| *status)
+    }
+
+    /// Has the lines so far handed to the store, if it runs; one that waits for its seat has none.
+    pub async fn keep(&self) {
+        let mut kept = self.kept.subscribe();
+        kept.mark_unchanged();
+        self.keep.notify_one();
+        tokio::time::timeout(KEEPS_WITHIN, kept.changed())
+            .await
+            .ok();
+    }
+
+    pub async fn asked_to_keep(&self) {
+        self.keep.notified().await;
+    }
+
+    pub fn tell_kept(&self) {
+        self.kept.send_modify(|times| *times += 1);
     }
 
     pub fn tell_stopped(&self, status: Status) {

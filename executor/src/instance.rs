@@ -6,7 +6,7 @@ use crate::{
         egress::{Bounds, Policy, Proxy, Refusal},
     },
     frame::{self, Init, InitLimits},
-    link::{Hello, Link},
+    link::{Hello, Link, Over},
     version::Version,
     watch::Hub,
 };
@@ -28,6 +28,8 @@ use tokio_util::task::TaskTracker;
 const FRAME_SLACK: usize = 128 * 1024;
 /// What is kept of what an instance says while it starts, for whoever asks why it did not.
 const KEPT_LINES: usize = 200;
+/// How long a worker whose socket is closed may take to end by itself.
+const ENDS_WITHIN: Duration = Duration::from_millis(500);
 /// Refused connections that may wait to be told.
 const REFUSALS: usize = 64;
 
@@ -158,8 +160,15 @@ impl Instance {
         let lines = instance_lines(version, grounds, said);
         let watched = Arc::clone(&confined);
         grounds.tasks.spawn(async move {
-            if let Err(fault) = reader.read(read, frame_bytes, tell_hello, lines).await {
-                tracing::warn!(instance.id = %name, fault, "a worker broke the protocol and is ended");
+            match reader.read(read, frame_bytes, tell_hello, lines).await {
+                Over::Closed => {}
+                Over::Broken(fault) => {
+                    tracing::warn!(instance.id = %name, fault, "a worker broke the protocol and is ended");
+                }
+                // It may be ending by itself: then how is the answer to why its calls are gone.
+                Over::Gone => {
+                    tokio::time::timeout(ENDS_WITHIN, watched.wait()).await.ok();
+                }
             }
             end(&watched, &name).await;
             // Nobody may be left to ask.

@@ -36,6 +36,17 @@ pub enum Ended {
 #[derive(Debug)]
 pub struct Gone;
 
+/// Why a link is over.
+#[derive(Debug)]
+pub enum Over {
+    /// We closed it.
+    Closed,
+    /// The worker closed it, most likely by ending.
+    Gone,
+    /// The worker broke the protocol.
+    Broken(String),
+}
+
 /// What a call says while it runs.
 #[derive(Debug)]
 pub enum Event {
@@ -120,25 +131,14 @@ impl Link {
                 Ok(sent) if sent == frame.len() => return Ok(()),
                 Ok(sent) => frame.advance(sent),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => {
-                    self.closed.cancel();
-                    return Err(Gone);
-                }
+                // The reader sees the end, after what was said before it.
+                Err(_) => return Err(Gone),
             }
         }
         backlog.push_back(frame);
         drop(backlog);
         self.queued.notify_one();
         Ok(())
-    }
-
-    /// Waits anew for the end of a call whose first waiter has gone; an error where it is over.
-    pub fn resume(&self, id: u64) -> Result<oneshot::Receiver<Ended>, Gone> {
-        let mut calls = self.calls();
-        let open = calls.get_mut(&id).ok_or(Gone)?;
-        let (ended, on_end) = oneshot::channel();
-        open.ended = ended;
-        Ok(on_end)
     }
 
     /// Forgets a call: what it still says is dropped.
@@ -182,7 +182,7 @@ impl Link {
                 let Some(mut frame) = front else { break };
                 tokio::select! {
                     () = self.closed.cancelled() => return,
-                    ready = self.out.writable() => if ready.is_err() { return self.close() },
+                    ready = self.out.writable() => if ready.is_err() { return },
                 }
                 match self.out.try_write(&frame) {
                     Ok(sent) => {
@@ -196,7 +196,7 @@ impl Link {
                         }
                     }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    Err(_) => return self.close(),
+                    Err(_) => return,
                 }
             }
         }
@@ -209,27 +209,28 @@ impl Link {
         most: usize,
         hello: oneshot::Sender<Hello>,
         lines: impl Fn(Vec<Line>),
-    ) -> Result<(), String> {
+    ) -> Over {
         let mut hello = Some(hello);
         let mut read = BytesMut::with_capacity(64 * 1024);
         let ended = loop {
             match frame::next(&mut read, most) {
                 Ok(Some(said)) => {
                     if let Err(fault) = self.take(said, &mut hello, &lines) {
-                        break Err(fault);
+                        break Over::Broken(fault);
                     }
                 }
                 Ok(None) => {
                     let got = tokio::select! {
-                        () = self.closed.cancelled() => break Ok(()),
+                        biased;
+                        () = self.closed.cancelled() => break Over::Closed,
                         got = socket.read_buf(&mut read) => got,
                     };
                     match got {
-                        Ok(0) | Err(_) => break Ok(()),
+                        Ok(0) | Err(_) => break Over::Gone,
                         Ok(_) => {}
                     }
                 }
-                Err(fault) => break Err(fault),
+                Err(fault) => break Over::Broken(fault),
             }
         };
         self.close();

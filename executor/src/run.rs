@@ -1,19 +1,19 @@
 //! Runs executions: a seat, a call, its end recorded once, another attempt where the policy says so.
 
+mod abandoned;
+
 use crate::{
     call::{self, Attempted, Calling},
     held::{Handle, Held, Hold},
     pool::{Lease, Place, Pool},
     watch::Hub,
 };
+use abandoned::close_lost;
 use domain::{
     Error, Kind, Result, Timestamp,
-    execution::{
-        Attempt, Ending, Failure, FailureCode, FailurePhase, MOST_LOSSES, Mode, Outcome, Status,
-        Usage,
-    },
+    execution::{Attempt, Ending, Failure, FailureCode, FailurePhase, Mode, Outcome, Status},
 };
-use proto::convert::{self, Execute, INLINE_BYTES, Reply};
+use proto::convert::{self, Execute, Reply};
 use serde_json::value::RawValue;
 use std::{sync::Arc, time::Duration};
 use store::{
@@ -63,14 +63,6 @@ impl Runner {
     /// A sync or streamed execution, until its recorded outcome.
     pub async fn attended(&self, pool: &Arc<Pool>, execute: &Execute) -> Reply {
         match self.try_attended(pool, execute).await {
-            Ok(outcome)
-                if outcome
-                    .output
-                    .as_ref()
-                    .is_some_and(|output| output.get().len() > INLINE_BYTES) =>
-            {
-                Reply::OutcomeByReference(Box::new(outcome))
-            }
             Ok(outcome) => Reply::Outcome(Box::new(outcome)),
             Err(error) => {
                 if error.kind == Kind::Internal {
@@ -346,7 +338,7 @@ impl Runner {
             input,
             key: &road.key,
             attempt: road.attempt,
-            cancel: &handle.cancel,
+            handle,
             show_running: attended,
         };
         call::run(self, lease, calling).await
@@ -485,57 +477,6 @@ impl Runner {
             .await?;
         Err(error)
     }
-
-    /// Ends an execution whose process is gone and that will not be run again.
-    pub async fn give_up(&self, row: &store::executions::Execution, message: &str) -> Result<()> {
-        let now = (self.now)();
-        let mut attempts = row.attempts.clone();
-        if row.status == Status::Running {
-            close_lost(&mut attempts, row.attempt, row.started_at, now);
-        }
-        let phase = if row.status == Status::Running {
-            FailurePhase::Handler
-        } else {
-            FailurePhase::Spawn
-        };
-        let end = End {
-            key: row.key.clone(),
-            attempt: row.attempt,
-            status: Status::Failed,
-            due_at: now,
-            started_at: row.started_at,
-            completed_at: Some(now),
-            attempts,
-            instance_id: row.instance_id.clone(),
-            output: None,
-            error: Some(Failure::new(FailureCode::InstanceCrashed, phase, message)),
-            duration_ms: row
-                .started_at
-                .map_or(0.0, |at| now.since(at).as_secs_f64() * 1000.0),
-            queue_ms: row
-                .started_at
-                .unwrap_or(now)
-                .since(row.accepted_at)
-                .as_secs_f64()
-                * 1000.0,
-            usage: Usage::default(),
-        };
-        self.store.end_execution(end).await.map(|_| ())
-    }
-
-    /// The process under a durable execution is gone: queued again, unless that has happened too often. `true`: queued.
-    pub async fn lose(&self, row: &store::executions::Execution) -> Result<bool> {
-        if row.losses >= MOST_LOSSES {
-            self.give_up(row, "the process that ran it ended too often")
-                .await?;
-            return Ok(false);
-        }
-        let mut attempts = row.attempts.clone();
-        close_lost(&mut attempts, row.attempt, row.started_at, (self.now)());
-        self.store
-            .lose_execution(&row.key, row.attempt, &attempts, (self.now)())
-            .await
-    }
 }
 
 enum Seat {
@@ -558,28 +499,6 @@ fn note(road: &mut Road, attempted: &Attempted, error: Option<Failure>, holder: 
         node_id: Some(holder.node_id.clone()),
         instance_id: attempted.instance_id.clone(),
         error,
-    });
-}
-
-/// The record of an attempt that nobody saw end.
-fn close_lost(
-    attempts: &mut Vec<Attempt>,
-    attempt: u32,
-    started_at: Option<Timestamp>,
-    now: Timestamp,
-) {
-    let lost = Failure::new(
-        FailureCode::InstanceCrashed,
-        FailurePhase::Handler,
-        "the process that ran it is gone",
-    );
-    attempts.push(Attempt {
-        attempt,
-        started_at: started_at.unwrap_or(now),
-        completed_at: Some(now),
-        node_id: None,
-        instance_id: None,
-        error: Some(lost),
     });
 }
 

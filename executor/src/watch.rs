@@ -79,12 +79,12 @@ impl Hub {
         )
     }
 
-    /// Tells whoever watches this execution or its agent.
+    /// Tells whoever watches this execution or its agent. With the execution comes the place of the first line.
     pub fn log(
         &self,
         account: &AccountId,
         agent: &AgentId,
-        execution: Option<&ExecutionId>,
+        execution: Option<(&ExecutionId, i64)>,
         lines: &[Line],
     ) {
         if self.open.load(Ordering::Relaxed) == 0 {
@@ -96,7 +96,7 @@ impl Hub {
             .unwrap_or_else(PoisonError::into_inner)
             .get(&(account.clone(), agent.clone()))
             .cloned();
-        let of_execution = execution.and_then(|id| {
+        let of_execution = execution.and_then(|(id, _)| {
             self.known(&Key {
                 account: account.clone(),
                 agent_id: agent.clone(),
@@ -104,11 +104,11 @@ impl Hub {
             })
         });
         for feed in agents.into_iter().chain(of_execution) {
-            for line in lines {
-                feed.push(
-                    execution,
-                    v1::watch_event::Event::Log(convert::log_line(line)),
-                );
+            for (at, line) in lines.iter().enumerate() {
+                let place =
+                    execution.map_or(0, |(_, first)| first + i64::try_from(at).unwrap_or(0));
+                let event = v1::watch_event::Event::Log(convert::log_line(line));
+                feed.push_at(execution.map(|(id, _)| id), place, event);
             }
         }
     }
@@ -186,6 +186,10 @@ impl Feed {
     }
 
     fn push(&self, execution: Option<&ExecutionId>, event: v1::watch_event::Event) {
+        self.push_at(execution, 0, event);
+    }
+
+    fn push_at(&self, execution: Option<&ExecutionId>, place: i64, event: v1::watch_event::Event) {
         let size = match &event {
             v1::watch_event::Event::Chunk(data) => data.len(),
             v1::watch_event::Event::Log(line) => line.message.len() + line.context.len(),
@@ -202,6 +206,7 @@ impl Feed {
             execution_id: execution
                 .map(|id| id.as_str().to_owned())
                 .unwrap_or_default(),
+            place,
             event: Some(event),
         };
         ring.events.push_back((event, size));

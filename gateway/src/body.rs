@@ -2,7 +2,7 @@
 
 use crate::error::{Answer, Refusal};
 use axum::{
-    body::Body,
+    body::BodyDataStream,
     extract::Request,
     http::{HeaderMap, header},
 };
@@ -14,6 +14,10 @@ use std::time::Duration;
 /// How long a client may be silent in the middle of a body.
 const SILENCE: Duration = Duration::from_secs(30);
 
+/// How much of a body that is refused is still taken in, and for how long.
+const DRAIN_BYTES: usize = 512 * 1024 * 1024;
+const DRAIN_WITHIN: Duration = Duration::from_secs(20);
+
 pub async fn read(request: Request, limit: usize) -> Answer<Bytes> {
     if !is_json(request.headers()) {
         return Err(Refusal::unsupported_media_type());
@@ -22,14 +26,34 @@ pub async fn read(request: Request, limit: usize) -> Answer<Bytes> {
         .headers()
         .get(header::CONTENT_LENGTH)
         .and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-    if declared.is_some_and(|length| length > limit) {
-        return Err(too_large(limit).into());
+    let mut chunks = request.into_body().into_data_stream();
+    let collected = if declared.is_some_and(|length| length > limit) {
+        Err(too_large(limit).into())
+    } else {
+        collect(&mut chunks, limit).await
+    };
+    if collected.is_err() {
+        drain(chunks).await;
     }
-    collect(request.into_body(), limit).await
+    collected
 }
 
-async fn collect(body: Body, limit: usize) -> Answer<Bytes> {
-    let mut chunks = body.into_data_stream();
+/// Most clients send all of a body before they read an answer: one that was cut off would see a broken connection and
+/// never learn why. Bounded in bytes and time.
+async fn drain(mut chunks: BodyDataStream) {
+    let reading = async {
+        let mut left = DRAIN_BYTES;
+        while let Some(Ok(chunk)) = chunks.next().await {
+            match left.checked_sub(chunk.len()) {
+                Some(rest) => left = rest,
+                None => return,
+            }
+        }
+    };
+    tokio::time::timeout(DRAIN_WITHIN, reading).await.ok();
+}
+
+async fn collect(chunks: &mut BodyDataStream, limit: usize) -> Answer<Bytes> {
     let mut first = Bytes::new();
     let mut rest: Option<BytesMut> = None;
     loop {
@@ -100,6 +124,7 @@ fn is_json(headers: &HeaderMap) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use axum::body::Body;
 
     fn request(content_type: Option<&str>, body: &'static str) -> Request {
         let mut builder = axum::http::Request::post("/");
@@ -136,12 +161,14 @@ mod tests {
     #[tokio::test]
     async fn pieces_are_put_together_and_counted() {
         let pieces = ["{\"a\"", ": [1, ", "2]", "}"];
-        let stream =
-            || Body::from_stream(futures::stream::iter(pieces.map(Ok::<_, std::io::Error>)));
+        let stream = || {
+            Body::from_stream(futures::stream::iter(pieces.map(Ok::<_, std::io::Error>)))
+                .into_data_stream()
+        };
         assert_eq!(
-            collect(stream(), 100).await.expect("all"),
+            collect(&mut stream(), 100).await.expect("all"),
             "{\"a\": [1, 2]}"
         );
-        assert!(collect(stream(), 10).await.is_err());
+        assert!(collect(&mut stream(), 10).await.is_err());
     }
 }

@@ -14,7 +14,7 @@ use domain::{
 };
 use proto::v1::{Bucket, QueryReply};
 use std::collections::{BTreeMap, HashMap};
-use store::{Store, executions::Figure};
+use store::{Store, figures::Figure};
 
 /// Names of custom metrics that one bucket holds; those over it are left out, in no particular order.
 const MOST_NAMES: usize = 200;

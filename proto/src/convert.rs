@@ -12,7 +12,7 @@ use prost::Message;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
-/// Inputs and outputs over this many bytes stay in their row and travel as a reference to it.
+/// Inputs, and outputs with their log lines, over this many bytes stay in their rows and travel as a reference to them.
 pub const INLINE_BYTES: usize = 256 * 1024;
 
 /// An execution as an executor gets it.
@@ -33,7 +33,7 @@ pub struct Execute {
 #[derive(Debug, Clone)]
 pub enum Reply {
     Outcome(Box<Outcome>),
-    /// The outcome's output is over [`INLINE_BYTES`]: read it from the execution's row.
+    /// The outcome's output and logs are over [`INLINE_BYTES`]: read them from the execution's rows.
     OutcomeByReference(Box<Outcome>),
     Accepted {
         node_address: String,
@@ -136,17 +136,22 @@ pub fn from_log_line(line: v1::LogLine) -> Result<Line> {
     })
 }
 
-/// The message and whether the output had to stay behind.
+/// What is over [`INLINE_BYTES`] stays behind.
 pub fn outcome(outcome: &Outcome) -> Result<v1::Outcome> {
-    let output = outcome.output.as_ref();
-    let fits = output.is_none_or(|output| output.get().len() <= INLINE_BYTES);
+    let lines: usize = outcome.logs.iter().map(line_size).sum();
+    let fits = outcome
+        .output
+        .as_ref()
+        .map_or(0, |output| output.get().len())
+        + lines
+        <= INLINE_BYTES;
+    let output = outcome.output.as_ref().filter(|_| fits);
     Ok(v1::Outcome {
         status: outcome.status.as_str().to_owned(),
         output: output
-            .filter(|_| fits)
             .map(|output| Bytes::copy_from_slice(output.get().as_bytes()))
             .unwrap_or_default(),
-        output_by_reference: !fits,
+        by_reference: !fits,
         error: outcome
             .error
             .as_ref()
@@ -165,13 +170,22 @@ pub fn outcome(outcome: &Outcome) -> Result<v1::Outcome> {
             .as_ref()
             .map(|id| id.as_str().to_owned())
             .unwrap_or_default(),
-        logs: outcome.logs.iter().map(log_line).collect(),
+        logs: outcome.logs.iter().filter(|_| fits).map(log_line).collect(),
     })
 }
 
-/// The outcome and whether its output must be read from the row.
+fn line_size(line: &Line) -> usize {
+    line.message.len()
+        + 64
+        + line
+            .context
+            .as_ref()
+            .map_or(0, |context| context.to_string().len())
+}
+
+/// The outcome and whether its output and logs must be read from their rows.
 pub fn from_outcome(message: v1::Outcome) -> Result<(Outcome, bool)> {
-    let by_reference = message.output_by_reference;
+    let by_reference = message.by_reference;
     let outcome = Outcome {
         status: word(&message.status)?,
         output: if message.output.is_empty() {

@@ -98,6 +98,11 @@ impl Store {
         }
     }
 
+    /// Returns when what was handed to the group commit before is on disk.
+    pub async fn flush(&self) {
+        self.writer.flush().await;
+    }
+
     /// Writes what waits, then closes.
     pub async fn close(&self) {
         self.writer.flush().await;

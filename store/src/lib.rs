@@ -14,6 +14,7 @@ pub mod audit;
 pub mod deployments;
 pub mod envelopes;
 pub mod executions;
+pub mod figures;
 pub mod instances;
 pub mod keys;
 pub mod logs;

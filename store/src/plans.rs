@@ -169,7 +169,7 @@ async fn nothing_on_the_path_of_an_execution_scans_the_executions() {
             ("count", total.clone()),
             ("filtered page", filtered.clone()),
             ("unfinished", executions::unfinished_sql()),
-            ("figures", executions::FIGURES.to_owned()),
+            ("figures", crate::figures::FIGURES.to_owned()),
             ("purge", executions::PURGE.to_owned()),
             ("purge of logs", logs::PURGE.to_owned()),
         ];

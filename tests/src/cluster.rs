@@ -198,7 +198,7 @@ impl Cluster {
     /// What should not be there when the program is not: waits for it to be gone.
     fn leftovers(&self) -> Option<String> {
         let gone = wait::blocking(Duration::from_secs(10), || {
-            (self.agent_processes().is_empty() && remains::groups(&self.node()).is_empty())
+            (self.agent_processes().is_empty() && remains::homes(&self.node()).is_empty())
                 .then_some(())
         });
         match gone {
@@ -206,7 +206,7 @@ impl Cluster {
             None => Some(format!(
                 "left over: {:?}, {:?}",
                 self.agent_processes(),
-                remains::groups(&self.node())
+                remains::homes(&self.node())
             )),
         }
     }

@@ -54,11 +54,22 @@ fn marked(pid: u32, marks: &[&str]) -> Option<Process> {
     })
 }
 
-/// Control groups of a node that still hold something: an instance's own group.
-pub fn groups(node: &str) -> Vec<PathBuf> {
+/// The folders of a node in the hierarchies of control groups.
+pub fn homes(node: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     find(Path::new("/sys/fs/cgroup"), node, DEEPEST, &mut found);
     found
+}
+
+/// The control groups within them: one an instance.
+pub fn groups(node: &str) -> Vec<PathBuf> {
+    let within = homes(node)
+        .into_iter()
+        .flat_map(|home| fs::read_dir(home).into_iter().flatten().flatten());
+    within
+        .map(|entry| entry.path())
+        .filter(|path| path.is_dir())
+        .collect()
 }
 
 fn find(dir: &Path, node: &str, deeper: usize, found: &mut Vec<PathBuf>) {
@@ -70,8 +81,7 @@ fn find(dir: &Path, node: &str, deeper: usize, found: &mut Vec<PathBuf>) {
         .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
     {
         if entry.file_name() == node {
-            let leaves = fs::read_dir(entry.path()).into_iter().flatten().flatten();
-            found.extend(leaves.map(|leaf| leaf.path()).filter(|path| path.is_dir()));
+            found.push(entry.path());
         } else if deeper > 0 {
             find(&entry.path(), node, deeper - 1, found);
         }
@@ -91,9 +101,9 @@ pub fn clear(node: &str, marks: &[&str]) {
         }
     }
     crate::wait::blocking(std::time::Duration::from_secs(5), || {
-        groups(node)
-            .iter()
-            .all(|group| fs::remove_dir(group).is_ok())
+        let all = groups(node).into_iter().chain(homes(node));
+        all.map(fs::remove_dir)
+            .all(|removed| removed.is_ok())
             .then_some(())
     });
 }

@@ -129,7 +129,7 @@ async fn every_fault_is_named_at_once() {
         .await;
     assert_eq!((refused.status, refused.code()), (400, "VALIDATION_FAILED"));
     let faults = refused.faults();
-    assert_eq!(faults.len(), 6, "{faults:#?}");
+    assert_eq!(faults.len(), 5, "{faults:#?}");
     assert!(
         faults
             .iter()

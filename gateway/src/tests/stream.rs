@@ -52,6 +52,7 @@ impl Fake {
             .zip(all)
             .map(|(seq, event)| WatchEvent {
                 seq,
+                place: 0,
                 execution_id: execute.execution_id.to_string(),
                 event: Some(event),
             })

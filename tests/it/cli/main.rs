@@ -469,7 +469,7 @@ fn up_says_in_one_line_what_to_do() {
             words
                 .trim()
                 .lines()
-                .filter(|line| line.contains("phalanx: "))
+                .filter(|line| line.contains("phalanx: ") || line.starts_with("error: "))
                 .count(),
             1,
             "{words}"

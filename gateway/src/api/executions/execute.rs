@@ -251,12 +251,13 @@ async fn sync(app: &App, call: Call) -> Answer<Response> {
     )))
 }
 
-/// The output stayed in the row, which is complete before the answer is sent.
+/// Output and log lines stayed in their rows, which are complete before the answer is sent.
 pub async fn with_output(app: &App, key: &Key, mut outcome: Box<Outcome>) -> Answer<Box<Outcome>> {
     let row = app.store.execution(key).await?;
     let row =
         row.ok_or_else(|| Error::internal("an execution has no row to read its output from"))?;
     outcome.output = row.output;
+    outcome.logs = repeat::lines(app, key).await?;
     Ok(outcome)
 }
 

@@ -2,7 +2,6 @@
 
 use super::{document::LogEntry, found, repeat::MOST_LINES, stream::log_event, watch};
 use crate::{
-    api::agents::logs::Seen,
     app::App,
     door::Who,
     error::Answer,
@@ -13,7 +12,7 @@ use axum::{extract::State, http::HeaderMap, response::Response};
 use bytes::Bytes;
 use proto::{
     convert::from_log_line,
-    v1::{WatchRequest, watch_event::Event},
+    v1::{WatchEvent, WatchRequest, watch_event::Event},
 };
 use serde::Serialize;
 use serde_json::json;
@@ -76,10 +75,8 @@ struct Follow {
     app: App,
     key: Key,
     ready: VecDeque<Bytes>,
-    /// Lines that went out from the rows and may come again from the executor.
-    seen: Seen,
     watched: Option<watch::Events>,
-    /// The place of the last line that went out; what comes from the executor has the places after it.
+    /// The place of the last line that went out.
     last: i64,
     over: bool,
 }
@@ -89,7 +86,6 @@ impl Follow {
         let mut follow = Self {
             key: row.key.clone(),
             ready: VecDeque::new(),
-            seen: Seen::default(),
             watched: None,
             last: after,
             over: false,
@@ -129,24 +125,21 @@ impl Follow {
         for Kept { seq, line, .. } in kept {
             self.last = self.last.max(seq);
             self.ready.extend(log_event(Some(&seq.to_string()), &line));
-            if self.watched.is_some() {
-                self.seen.add(&line);
-            }
         }
         Ok(any)
     }
 
-    fn told(&mut self, event: Option<Event>) {
-        match event {
+    fn told(&mut self, told: WatchEvent) {
+        match told.event {
+            // From the rows it went out already.
+            Some(Event::Log(_)) if told.place <= self.last => {}
             Some(Event::Log(line)) => {
                 let Ok(line) = from_log_line(line) else {
                     return;
                 };
-                if !self.seen.take(&line) {
-                    self.last += 1;
-                    self.ready
-                        .extend(log_event(Some(&self.last.to_string()), &line));
-                }
+                self.last = told.place;
+                self.ready
+                    .extend(log_event(Some(&self.last.to_string()), &line));
             }
             Some(Event::Lost(events)) => {
                 self.ready
@@ -203,7 +196,7 @@ impl sse::Source for Follow {
                 () = closing.cancelled() => return None,
             };
             match told {
-                Ok(Some(told)) => self.told(told.event),
+                Ok(Some(told)) => self.told(told),
                 Ok(None) | Err(_) => self.watched = None,
             }
         }

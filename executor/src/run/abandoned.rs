@@ -1,0 +1,83 @@
+//! Executions whose process is gone: queued again, or ended with that as their reason.
+
+use super::Runner;
+use domain::{
+    Result, Timestamp,
+    execution::{Attempt, Failure, FailureCode, FailurePhase, MOST_LOSSES, Status, Usage},
+};
+use store::executions::End;
+
+impl Runner {
+    /// Ends an execution whose process is gone and that will not be run again.
+    pub async fn give_up(&self, row: &store::executions::Execution, message: &str) -> Result<()> {
+        let now = (self.now)();
+        let mut attempts = row.attempts.clone();
+        if row.status == Status::Running {
+            close_lost(&mut attempts, row.attempt, row.started_at, now);
+        }
+        let phase = if row.status == Status::Running {
+            FailurePhase::Handler
+        } else {
+            FailurePhase::Spawn
+        };
+        let end = End {
+            key: row.key.clone(),
+            attempt: row.attempt,
+            status: Status::Failed,
+            due_at: now,
+            started_at: row.started_at,
+            completed_at: Some(now),
+            attempts,
+            instance_id: row.instance_id.clone(),
+            output: None,
+            error: Some(Failure::new(FailureCode::InstanceCrashed, phase, message)),
+            duration_ms: row
+                .started_at
+                .map_or(0.0, |at| now.since(at).as_secs_f64() * 1000.0),
+            queue_ms: row
+                .started_at
+                .unwrap_or(now)
+                .since(row.accepted_at)
+                .as_secs_f64()
+                * 1000.0,
+            usage: Usage::default(),
+        };
+        self.store.end_execution(end).await.map(|_| ())
+    }
+
+    /// The process under a durable execution is gone: queued again, unless that has happened too often. `true`: queued.
+    pub async fn lose(&self, row: &store::executions::Execution) -> Result<bool> {
+        if row.losses >= MOST_LOSSES {
+            self.give_up(row, "the process that ran it ended too often")
+                .await?;
+            return Ok(false);
+        }
+        let mut attempts = row.attempts.clone();
+        close_lost(&mut attempts, row.attempt, row.started_at, (self.now)());
+        self.store
+            .lose_execution(&row.key, row.attempt, &attempts, (self.now)())
+            .await
+    }
+}
+
+/// The record of an attempt that nobody saw end.
+pub(super) fn close_lost(
+    attempts: &mut Vec<Attempt>,
+    attempt: u32,
+    started_at: Option<Timestamp>,
+    now: Timestamp,
+) {
+    let lost = Failure::new(
+        FailureCode::InstanceCrashed,
+        FailurePhase::Handler,
+        "the process that ran it is gone",
+    );
+    attempts.push(Attempt {
+        attempt,
+        started_at: started_at.unwrap_or(now),
+        completed_at: Some(now),
+        node_id: None,
+        instance_id: None,
+        error: Some(lost),
+    });
+}
