@@ -2,7 +2,7 @@
 
     phalanx deploy examples/agno_agent.py --entrypoint agent --requirements agno
 
-For a real model: add `openai` to the requirements, set OPENAI_API_KEY with `--env`, and write
+For a real model: add `openai` to the requirements, set OPENAI_API_KEY with `--env-var`, and write
 
     from agno.models.openai import OpenAIChat
     agent = Agent(model=OpenAIChat(id="gpt-4o-mini"), ...)

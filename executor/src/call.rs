@@ -118,7 +118,7 @@ pub async fn run(runner: &Runner, lease: Lease, calling: Calling<'_>) -> Attempt
     let timeout = calling.execute.options.timeout();
     let mut journal = Journal::new(runner, &calling);
     let mut lease = lease;
-    let mut obeyed = true;
+    let mut last_words = None;
     let outside = match send(&instance, &calling, started_at + timeout) {
         Ok(mut call) => {
             let outside = listen(
@@ -135,7 +135,7 @@ pub async fn run(runner: &Runner, lease: Lease, calling: Calling<'_>) -> Attempt
                 if matches!(outside, Outside::Cancelled) && lease.pool().is_alone(&instance) {
                     lease.quarantine();
                 }
-                obeyed = interrupt(runner, &instance, &mut call, &mut journal, reason).await;
+                last_words = interrupt(runner, &instance, &mut call, &mut journal, reason).await;
             }
             outside
         }
@@ -155,17 +155,17 @@ pub async fn run(runner: &Runner, lease: Lease, calling: Calling<'_>) -> Attempt
                 "the handler did not end within its {} s",
                 calling.execute.options.timeout_s
             );
-            stopping = stop(runner, lease, obeyed, false);
+            stopping = stop(runner, lease, last_words.is_some(), false);
             (
                 failed(FailureCode::HandlerTimeout, message),
-                Spent::default(),
+                last_words.unwrap_or_default(),
             )
         }
         Outside::Cancelled => {
-            stopping = stop(runner, lease, obeyed, true);
+            stopping = stop(runner, lease, last_words.is_some(), true);
             (
                 failed(FailureCode::Cancelled, "cancelled while it ran"),
-                Spent::default(),
+                last_words.unwrap_or_default(),
             )
         }
     };
@@ -246,33 +246,38 @@ async fn listen(
     outside
 }
 
-/// Tells a call to stop and hears what it says meanwhile. `true`: the worker said that it is over.
+/// Tells a call to stop and hears what it says meanwhile: what it used, where the worker said that it is over.
 async fn interrupt(
     runner: &Runner,
     instance: &Instance,
     call: &mut Call,
     journal: &mut Journal<'_>,
     reason: &'static str,
-) -> bool {
+) -> Option<Spent> {
     let told = frame::cancel(call.id, reason).is_ok_and(|frame| instance.link.send(frame).is_ok());
     let late = tokio::time::sleep(runner.settings.stop_within);
     tokio::pin!(late);
     let mut open = true;
-    let obeyed = told
-        && loop {
-            tokio::select! {
-                biased;
-                ended = &mut call.ended => break ended.is_ok(),
-                () = &mut late => break false,
-                event = call.events.recv(), if open => match event {
-                    Some(event) => journal.take(event).await,
-                    None => open = false,
-                },
-            }
-        };
+    let ended = loop {
+        if !told {
+            break None;
+        }
+        tokio::select! {
+            biased;
+            ended = &mut call.ended => break ended.ok(),
+            () = &mut late => break None,
+            event = call.events.recv(), if open => match event {
+                Some(event) => journal.take(event).await,
+                None => open = false,
+            },
+        }
+    };
     instance.link.forget(call.id);
     journal.take_rest(call).await;
-    obeyed
+    ended.map(|ended| match ended {
+        Ended::Result(done) => done.spent,
+        Ended::Error(_, spent) => spent,
+    })
 }
 
 /// Sees to the end of a call that was told to stop; the lease is given back when nothing of it runs any more.

@@ -122,20 +122,7 @@ impl executor_server::Executor for Service {
                 agent_id,
                 id: word(&asked.execution_id).map_err(refuse)?,
             };
-            let feed = self.0.hub.execution(&key);
-            match self.0.runner.held.get(&key) {
-                // What was said before anybody watched is in the rows when the watcher reads them.
-                Some(handle) => {
-                    handle.keep().await;
-                    self.0.store.flush().await;
-                }
-                None if feed.is_untouched() => {
-                    self.0.hub.forget(&key);
-                    return Err(Status::not_found("the execution is not running here"));
-                }
-                None => {}
-            }
-            feed
+            watched(&self.0, &key).await?
         };
         let (events, stream) = mpsc::channel(AHEAD);
         let stop = self.0.stop.clone();
@@ -148,6 +135,25 @@ impl executor_server::Executor for Service {
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
+}
+
+/// The feed of an execution that runs here, or ended a moment ago while it was watched.
+async fn watched(node: &Node, key: &Key) -> Result<Arc<Feed>, Status> {
+    if let Some(feed) = node.hub.find(key) {
+        return Ok(feed);
+    }
+    let gone = || Status::not_found("the execution is not running here");
+    let handle = node.runner.held.get(key).ok_or_else(gone)?;
+    let feed = node.hub.execution(key);
+    // What was said before anybody watched is in the rows when the watcher reads them.
+    handle.keep().await;
+    node.store.flush().await;
+    if handle.is_stopped() || node.runner.held.get(key).is_none() {
+        // It ended meanwhile and may not have seen the feed, which then would never end.
+        node.hub.forget(key);
+        return Err(gone());
+    }
+    Ok(feed)
 }
 
 async fn forward(

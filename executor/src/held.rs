@@ -97,6 +97,10 @@ impl Handle {
         self.kept.send_modify(|times| *times += 1);
     }
 
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.borrow().is_some()
+    }
+
     pub fn tell_stopped(&self, status: Status) {
         self.stopped.send_replace(Some(status));
     }

@@ -129,6 +129,11 @@ impl Hub {
         }
     }
 
+    /// The feed of an execution, if there is one.
+    pub fn find(&self, key: &Key) -> Option<Arc<Feed>> {
+        self.known(key)
+    }
+
     pub fn is_watched(&self, key: &Key) -> bool {
         self.open.load(Ordering::Relaxed) > 0 && self.known(key).is_some()
     }
@@ -228,15 +233,6 @@ impl Feed {
             .ended
             .get_or_insert_with(Instant::now);
         self.changed.notify_waiters();
-    }
-
-    /// Nothing was ever said in it.
-    pub fn is_untouched(&self) -> bool {
-        self.state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .last
-            == 0
     }
 
     fn is_old(&self) -> bool {

@@ -8,7 +8,7 @@ mod up;
 mod welcome;
 
 use anyhow::{Context, Result};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use settings::Overrides;
 use std::{io::Write, path::PathBuf, process::ExitCode};
 
@@ -60,7 +60,8 @@ fn main() -> ExitCode {
 }
 
 fn begin() -> Result<ExitCode> {
-    let arguments = Arguments::parse();
+    let mut arguments = Arguments::parse();
+    arguments.global.root = Some(Arguments::command());
     if rustls::crypto::aws_lc_rs::default_provider()
         .install_default()
         .is_err()

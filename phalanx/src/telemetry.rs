@@ -2,10 +2,12 @@
 
 use crate::settings::{Log, LogFormat};
 use anyhow::{Context, Result};
-use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
 pub fn start(log: &Log) -> Result<()> {
-    let filter = EnvFilter::try_new(&log.level)
+    let filter: Targets = log
+        .level
+        .parse()
         .with_context(|| format!("log.level {:?} cannot be used", log.level))?;
     let registry = tracing_subscriber::registry().with(filter);
     match log.format {

@@ -52,7 +52,7 @@ struct Series {
     throughput: Option<Vec<Figure>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     resource_usage: Option<Vec<Resources>>,
-    /// What agents report, under its own names: the sum in each bucket.
+    /// What agents report, under its own names: the mean of what was reported in each bucket.
     #[serde(flatten)]
     custom: BTreeMap<String, Vec<Figure>>,
 }
