@@ -22,6 +22,8 @@ const RING_EVENTS: usize = 4096;
 const RING_BYTES: usize = 8 * 1024 * 1024;
 /// For how long a reader may come back to a feed that has ended.
 const KEPT: Duration = Duration::from_secs(60);
+/// What ended feeds may hold together; the oldest go first.
+const KEPT_BYTES: usize = 256 * 1024 * 1024;
 
 /// All feeds of this executor.
 #[derive(Default)]
@@ -159,18 +161,29 @@ impl Hub {
             .cloned()
     }
 
-    /// Forgets feeds that ended a while ago and those that nobody reads.
+    /// Forgets feeds that ended a while ago, or hold too much together, and those of agents that nobody reads.
     pub fn tidy(&self) {
         let mut dropped = 0;
         let mut executions = self
             .executions
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        executions.retain(|_, feed| {
-            let keep = !feed.is_old();
-            dropped += usize::from(!keep);
-            keep
-        });
+        let mut ended: Vec<(Duration, usize, Key)> = executions
+            .iter()
+            .filter_map(|(key, feed)| {
+                let (since, bytes) = feed.ended()?;
+                Some((since, bytes, key.clone()))
+            })
+            .collect();
+        ended.sort_by_key(|(since, ..)| *since);
+        let mut held = 0;
+        for (since, bytes, key) in ended {
+            held += bytes;
+            if since > KEPT || held > KEPT_BYTES {
+                executions.remove(&key);
+                dropped += 1;
+            }
+        }
         drop(executions);
         let mut agents = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
         agents.retain(|_, feed| {
@@ -235,9 +248,10 @@ impl Feed {
         self.changed.notify_waiters();
     }
 
-    fn is_old(&self) -> bool {
+    /// For how long it has ended, and what it holds.
+    fn ended(&self) -> Option<(Duration, usize)> {
         let ring = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        ring.ended.is_some_and(|at| at.elapsed() > KEPT)
+        ring.ended.map(|at| (at.elapsed(), ring.bytes))
     }
 
     /// The first event after `after`; waits for it.
@@ -294,6 +308,32 @@ mod tests {
         let last = (RING_EVENTS + 11) as u64;
         assert!(matches!(feed.next(last - 1).await, Next::Event(event) if event.seq == last));
         assert!(matches!(feed.next(last).await, Next::End));
+    }
+
+    #[tokio::test]
+    async fn ended_feeds_hold_a_bounded_amount() {
+        let hub = Hub::default();
+        for n in 0..80 {
+            let key = Key {
+                id: format!("e{n}").parse().expect("an id"),
+                ..key()
+            };
+            hub.execution(&key);
+            for _ in 0..8 {
+                hub.push(
+                    &key,
+                    v1::watch_event::Event::Chunk(vec![b'x'; 1024 * 1024 - 100].into()),
+                );
+            }
+            hub.end(&key, v1::Outcome::default());
+        }
+        hub.tidy();
+        let kept = hub.executions.lock().expect("no panic").len();
+        assert!(
+            (20..=40).contains(&kept),
+            "{kept} feeds of about 8 MB are kept"
+        );
+        assert_eq!(hub.open.load(Ordering::Relaxed), kept);
     }
 
     #[tokio::test]
