@@ -1,6 +1,6 @@
 //! Executions per second through the group commit: insert, then end, each waited for.
 //!
-//! `cargo run --release -p store --example throughput [postgres-url]`
+//! `cargo run --release -p store --example group_commit [postgres-url]`
 
 use domain::{
     Timestamp,
