@@ -260,19 +260,12 @@ impl Pool {
         self.changed.notify_waiters();
     }
 
-    /// Takes no more work; ends when what runs has ended. `true`: nothing else runs there besides the caller's own call.
-    pub fn quarantine(&self, instance: &Arc<Instance>) -> bool {
+    /// Takes no more work; ends when what runs has ended.
+    fn quarantine(&self, instance: &Arc<Instance>) {
         let mut state = self.state();
-        match state
-            .seats
-            .iter_mut()
-            .find(|seat| Arc::ptr_eq(&seat.instance, instance))
-        {
-            Some(seat) => {
-                seat.draining = true;
-                seat.in_flight <= 1
-            }
-            None => true,
+        let mut seats = state.seats.iter_mut();
+        if let Some(seat) = seats.find(|seat| Arc::ptr_eq(&seat.instance, instance)) {
+            seat.draining = true;
         }
     }
 

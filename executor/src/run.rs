@@ -102,7 +102,7 @@ impl Runner {
                         }
                         _ => {
                             return self
-                                .finish(execute, &road, &hold, never_started(failure))
+                                .finish(execute, &road, &hold, Attempted::unstarted(failure))
                                 .await;
                         }
                     }
@@ -190,7 +190,11 @@ impl Runner {
                     .await?;
                 return Ok(Verdict::Done);
             }
-            Seat::Never(failure) => return self.no_start(execute, &road, &hold, failure).await,
+            Seat::Never(failure) => {
+                self.finish(execute, &road, &hold, Attempted::unstarted(failure))
+                    .await?;
+                return Ok(Verdict::Done);
+            }
             Seat::Full | Seat::Closed => return Ok(Verdict::Again(Duration::from_secs(1))),
         };
         if !self.begin(&mut road).await? {
@@ -263,19 +267,6 @@ impl Runner {
                 .await;
         }
         Ok(true)
-    }
-
-    /// The version does not start: with retries left the execution waits, else this is its end.
-    async fn no_start(
-        &self,
-        execute: &Execute,
-        road: &Road,
-        hold: &Hold,
-        failure: Failure,
-    ) -> Result<Verdict> {
-        self.finish(execute, road, hold, never_started(failure))
-            .await?;
-        Ok(Verdict::Done)
     }
 
     async fn input(&self, execute: &Execute, key: &Key) -> Result<Box<RawValue>> {
@@ -473,7 +464,7 @@ impl Runner {
             FailurePhase::Spawn,
             error.message.clone(),
         );
-        self.finish(execute, road, hold, never_started(failure))
+        self.finish(execute, road, hold, Attempted::unstarted(failure))
             .await?;
         Err(error)
     }
@@ -525,8 +516,4 @@ fn cancelled_before_start() -> Attempted {
         FailurePhase::Spawn,
         "cancelled before it started",
     ))
-}
-
-fn never_started(failure: Failure) -> Attempted {
-    Attempted::unstarted(failure)
 }
