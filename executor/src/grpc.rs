@@ -9,7 +9,7 @@ use domain::{Error, Result, instance::State};
 use futures::Stream;
 use proto::{
     convert::{self, word},
-    peer::Incoming,
+    door::Door,
     status::to_status,
     v1::{self, executor_server},
 };
@@ -21,7 +21,7 @@ use store::executions::Key;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, service::Routes};
 
 /// Events on their way to one reader; the feed behind it is bounded on its own.
 const AHEAD: usize = 16;
@@ -30,18 +30,12 @@ const START_LINES: usize = 200;
 
 type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-pub async fn serve(node: Arc<Node>, incoming: Incoming, stop: CancellationToken) {
+pub async fn serve(node: Arc<Node>, door: Door, stop: CancellationToken) {
     let service = executor_server::ExecutorServer::new(Service(node))
         .max_decoding_message_size(64 << 20)
         .max_encoding_message_size(64 << 20);
-    let (health, healthy) = tonic_health::server::health_reporter();
-    health
-        .set_serving::<executor_server::ExecutorServer<Service>>()
-        .await;
-    let served = tonic::transport::Server::builder()
-        .add_service(service)
-        .add_service(healthy)
-        .serve_with_incoming_shutdown(incoming, stop.cancelled_owned());
+    let names = [executor_server::SERVICE_NAME];
+    let served = door.serve(Routes::new(service), &names, stop);
     if let Err(error) = served.await {
         tracing::error!(error = ?error, "the executor's gRPC server ended");
     }

@@ -24,7 +24,7 @@ use domain::{
     envelope::State,
     id::{AccountId, BootId, VersionId},
 };
-use proto::peer::Incoming;
+use proto::door::Door;
 use std::{
     collections::HashMap,
     path::PathBuf,
@@ -36,7 +36,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub struct Executor {
     node: Arc<Node>,
-    incoming: Incoming,
+    door: Door,
 }
 
 /// What every task of this executor reaches.
@@ -86,7 +86,8 @@ pub(crate) async fn bind(config: Config, deps: Deps) -> Result<Executor> {
     if left > 0 {
         tracing::info!("ended {left} instances that an earlier run had left");
     }
-    let (address, incoming) = peers.listen(config.node_id.as_str());
+    let door = peers.open(config.node_id.as_str()).await?;
+    let address = door.address().to_owned();
     let boot_id = BootId::from_uuid(uuid::Uuid::now_v7());
     store
         .end_instances_of_earlier_boots(&config.node_id, &boot_id, now())
@@ -161,7 +162,7 @@ pub(crate) async fn bind(config: Config, deps: Deps) -> Result<Executor> {
             tracing::error!(version.id = %version_id, error = ?error, "a version that was placed here cannot be taken over");
         }
     }
-    Ok(Executor { node, incoming })
+    Ok(Executor { node, door })
 }
 
 impl Executor {
@@ -172,9 +173,9 @@ impl Executor {
 
     /// Works until `stop`; then takes nothing new, lets finish what runs, and ends every instance.
     pub async fn serve(self, stop: CancellationToken) -> Result<()> {
-        let Self { node, incoming } = self;
+        let Self { node, door } = self;
         let quiet = CancellationToken::new();
-        let server = grpc::serve(Arc::clone(&node), incoming, quiet.clone());
+        let server = grpc::serve(Arc::clone(&node), door, quiet.clone());
         let background = TaskTracker::new();
         background.spawn(server);
         background.spawn(beat::run(Arc::clone(&node), quiet.clone()));

@@ -13,13 +13,15 @@ mod system;
 pub use config::Config;
 
 use bus::Bus;
-use domain::{Error, Result, Timestamp};
+use domain::{Result, Timestamp};
 use proto::{
-    peer::{Incoming, Peers},
-    v1::monitor_server::MonitorServer,
+    door::Door,
+    peer::Peers,
+    v1::monitor_server::{MonitorServer, SERVICE_NAME},
 };
 use store::Store;
 use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
 
 /// What the service stands on.
 #[derive(Clone)]
@@ -33,39 +35,30 @@ pub struct Deps {
 pub struct Monitor {
     config: Config,
     deps: Deps,
-    address: String,
-    incoming: Incoming,
+    door: Door,
 }
 
 /// Fails fast where the rows cannot be read.
 pub async fn bind(config: Config, deps: Deps) -> Result<Monitor> {
     deps.store.ping().await?;
-    let (address, incoming) = deps.peers.listen("monitor");
-    Ok(Monitor {
-        config,
-        deps,
-        address,
-        incoming,
-    })
+    let door = deps.peers.open("monitor").await?;
+    Ok(Monitor { config, deps, door })
 }
 
 impl Monitor {
     /// Where others reach it, for `proto::peer`.
     pub fn address(&self) -> &str {
-        &self.address
+        self.door.address()
     }
 
     /// Returns when `stop` was asked for and what was being answered is answered.
     pub async fn serve(self, stop: CancellationToken) -> Result<()> {
-        let (health, healthy) = tonic_health::server::health_reporter();
-        health.set_serving::<MonitorServer<grpc::Service>>().await;
         let service = grpc::Service::new(self.config.clone(), self.deps.clone());
-        let served = tonic::transport::Server::builder()
-            .add_service(MonitorServer::new(service).max_encoding_message_size(grpc::ANSWER_BYTES))
-            .add_service(healthy)
-            .serve_with_incoming_shutdown(self.incoming, stop.clone().cancelled_owned());
+        let service = MonitorServer::new(service).max_encoding_message_size(grpc::ANSWER_BYTES);
+        let names = [SERVICE_NAME];
+        let served = self.door.serve(Routes::new(service), &names, stop.clone());
         let (served, ()) = tokio::join!(served, retain::run(&self.config, &self.deps.store, &stop));
-        served.map_err(|error| Error::internal("monitor's gRPC server ended").because(error))
+        served
     }
 }
 

@@ -4,6 +4,7 @@
 //! Never here: a decision, a subject, a row.
 
 pub mod convert;
+pub mod door;
 pub mod peer;
 pub mod status;
 
@@ -11,4 +12,6 @@ pub mod status;
 #[allow(clippy::all, clippy::pedantic, reason = "generated code")]
 pub mod v1 {
     tonic::include_proto!("phalanx.v1");
+
+    pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/phalanx.bin"));
 }

@@ -1,34 +1,78 @@
 //! How services reach each other by gRPC: by TCP, or inside one process through memory, behind the same channel.
 
+use crate::door::{ANSWERS_WITHIN, ASK_EVERY, Door, Incoming, Tls};
 use domain::{Error, Result};
-use futures::Stream;
 use hyper_util::rt::TokioIo;
 use std::{
     collections::HashMap,
     io,
-    pin::Pin,
+    net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
-    task::{Context, Poll},
     time::Duration,
 };
-use tokio::{io::DuplexStream, sync::mpsc};
-use tonic::transport::{Channel, Endpoint, Uri, server::Connected};
+use tokio::{io::DuplexStream, net::TcpListener, sync::mpsc};
+use tonic::transport::{Channel, Endpoint, Uri, server::TcpIncoming};
 
 /// Addresses of services in this process begin with this; all others are `host:port`.
 const MEMORY: &str = "memory:";
 /// Bytes in flight on one in-memory connection.
 const PIPE_BYTES: usize = 256 * 1024;
+const CONNECTS_WITHIN: Duration = Duration::from_secs(3);
 
-/// Resolves addresses to channels and keeps them open.
+/// Where this process listens for other processes.
+#[derive(Debug, Clone)]
+pub struct Listen {
+    /// Port 0 takes a free one.
+    pub address: SocketAddr,
+    /// `host:port` that others call it by; `None`: the bound address.
+    pub advertise: Option<String>,
+}
+
+/// Resolves addresses to channels and keeps them open. The default one knows no other process.
 #[derive(Debug, Clone, Default)]
 pub struct Peers {
     doors: Arc<Mutex<HashMap<String, mpsc::Sender<DuplexStream>>>>,
     channels: Arc<Mutex<HashMap<String, Channel>>>,
+    listen: Option<Arc<Listen>>,
+    tls: Option<Arc<Tls>>,
 }
 
 impl Peers {
-    /// Opens a door of this process: the address to tell others, and the connections that come through it.
-    pub fn listen(&self, name: &str) -> (String, Incoming) {
+    /// For a process among others: the one door that it opens is reached by TCP.
+    pub fn over_tcp(listen: Listen, tls: Option<Tls>) -> Self {
+        Self {
+            listen: Some(Arc::new(listen)),
+            tls: tls.map(Arc::new),
+            ..Self::default()
+        }
+    }
+
+    /// Opens a door. `name` tells the doors of one process apart.
+    pub async fn open(&self, name: &str) -> Result<Door> {
+        let Some(listen) = &self.listen else {
+            return Ok(self.open_in_memory(name));
+        };
+        let refused = |error: io::Error| {
+            Error::unavailable(format!(
+                "cannot listen for gRPC on {}: {error}; choose another address",
+                listen.address
+            ))
+            .because(error)
+        };
+        let listener = TcpListener::bind(listen.address).await.map_err(refused)?;
+        let bound = listener.local_addr().map_err(refused)?;
+        Ok(Door {
+            address: listen
+                .advertise
+                .clone()
+                .unwrap_or_else(|| bound.to_string()),
+            // Without it an answer waits for the acknowledgement of the one before.
+            incoming: Incoming::Tcp(TcpIncoming::from(listener).with_nodelay(Some(true))),
+            tls: self.tls.as_deref().cloned(),
+        })
+    }
+
+    fn open_in_memory(&self, name: &str) -> Door {
         let (sender, receiver) = mpsc::channel(64);
         let address = format!("{MEMORY}{name}");
         self.doors
@@ -39,7 +83,11 @@ impl Peers {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(&address);
-        (address, Incoming(receiver))
+        Door {
+            address,
+            incoming: Incoming::Memory(receiver),
+            tls: None,
+        }
     }
 
     /// A channel to `address`; it connects when it is first used, and again after it broke.
@@ -49,15 +97,15 @@ impl Peers {
             return Ok(channel.clone());
         }
         let channel = if address.starts_with(MEMORY) {
-            self.through_memory(address)?
+            self.through_memory(address)
         } else {
-            over_tcp(address)?
+            self.through_tcp(address)?
         };
         channels.insert(address.to_owned(), channel.clone());
         Ok(channel)
     }
 
-    fn through_memory(&self, address: &str) -> Result<Channel> {
+    fn through_memory(&self, address: &str) -> Channel {
         let doors = self.doors.clone();
         let name = address.to_owned();
         let connect = tower::service_fn(move |_: Uri| {
@@ -75,69 +123,27 @@ impl Peers {
                 Ok::<_, io::Error>(TokioIo::new(ours))
             }
         });
-        let endpoint = Endpoint::from_static("http://memory.invalid");
-        Ok(endpoint.connect_with_connector_lazy(connect))
-    }
-}
-
-fn over_tcp(address: &str) -> Result<Channel> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|error| {
-        Error::internal(format!("{address:?} is not an address of a service")).because(error)
-    })?;
-    Ok(endpoint
-        .connect_timeout(Duration::from_secs(3))
-        .tcp_nodelay(true)
-        .connect_lazy())
-}
-
-/// Connections from inside this process, for `serve_with_incoming`.
-#[derive(Debug)]
-pub struct Incoming(mpsc::Receiver<DuplexStream>);
-
-impl Stream for Incoming {
-    type Item = Result<Connection, io::Error>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.0
-            .poll_recv(cx)
-            .map(|next| next.map(|stream| Ok(Connection(stream))))
-    }
-}
-
-/// One in-memory connection.
-#[derive(Debug)]
-pub struct Connection(DuplexStream);
-
-impl Connected for Connection {
-    type ConnectInfo = ();
-
-    fn connect_info(&self) {}
-}
-
-impl tokio::io::AsyncRead for Connection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut tokio::io::ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
-    }
-}
-
-impl tokio::io::AsyncWrite for Connection {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
+        Endpoint::from_static("http://memory.invalid").connect_with_connector_lazy(connect)
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+    fn through_tcp(&self, address: &str) -> Result<Channel> {
+        let wrong = |error| {
+            Error::internal(format!("{address:?} is not an address of a service")).because(error)
+        };
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        let mut endpoint = Endpoint::from_shared(format!("{scheme}://{address}")).map_err(wrong)?;
+        if let Some(tls) = &self.tls {
+            endpoint = endpoint.tls_config(tls.client()).map_err(|error| {
+                Error::unavailable("the certificate and key for gRPC cannot be used").because(error)
+            })?;
+        }
+        Ok(endpoint
+            .connect_timeout(CONNECTS_WITHIN)
+            .tcp_nodelay(true)
+            // A process that froze, or a cable that was pulled, says nothing: it is noticed by its silence.
+            .http2_keep_alive_interval(ASK_EVERY)
+            .keep_alive_timeout(ANSWERS_WITHIN)
+            .keep_alive_while_idle(true)
+            .connect_lazy())
     }
 }

@@ -6,7 +6,7 @@ use domain::{
     id::{NodeId, VersionId},
 };
 use proto::{
-    peer::Incoming,
+    door::Door,
     v1::{self, executor_server::Executor},
 };
 use std::{
@@ -18,7 +18,8 @@ use std::{
 use store::Store;
 use tokio::{sync::watch, task::JoinSet};
 use tokio_stream::Stream;
-use tonic::{Request, Response, Status};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, service::Routes};
 
 /// What one version does.
 #[derive(Debug, Clone, Default)]
@@ -63,14 +64,12 @@ impl Fake {
     }
 
     /// One more door to it.
-    pub fn serve(&self, incoming: Incoming) {
+    pub fn serve(&self, door: Door) {
         let service = v1::executor_server::ExecutorServer::new(Self {
             servers: Arc::default(),
             ..self.clone()
         });
-        let serve = tonic::transport::Server::builder()
-            .add_service(service)
-            .serve_with_incoming(incoming);
+        let serve = door.serve(Routes::new(service), &[], CancellationToken::new());
         let mut servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
         servers.spawn(async move {
             serve.await.expect("the fake executor serves");

@@ -98,8 +98,7 @@ impl World {
         // A process has connections of its own.
         let (config, mut deps) = (self.config.clone(), self.deps.clone());
         deps.peers = Peers::default();
-        let (_, incoming) = deps.peers.listen("executor");
-        self.fake.serve(incoming);
+        let fake = self.fake.clone();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -108,6 +107,7 @@ impl World {
         let stop = CancellationToken::new();
         let token = stop.clone();
         let served = runtime.spawn(async move {
+            fake.serve(deps.peers.open("executor").await.expect("a door"));
             let deployer = deployer::bind(config, deps).await.expect("binds");
             deployer.serve(token).await.expect("serves");
         });

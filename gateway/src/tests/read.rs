@@ -7,7 +7,8 @@ use proto::v1::{
     monitor_server::{Monitor, MonitorServer},
 };
 use serde_json::json;
-use tonic::{Request, Response, Status, transport::Server};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, service::Routes};
 
 const METRICS: &str = "/api/v1/agents/mine/metrics?start_time=2026-01-01T00:00:00Z&end_time=2026-01-01T00:10:00Z&granularity=5m";
 
@@ -117,11 +118,10 @@ impl Monitor for Fake {
 #[tokio::test]
 async fn with_monitor_its_figures_are_shown() {
     let mut world = World::new().await;
-    let (_, incoming) = world.peers.listen("monitor");
+    let door = world.peers.open("monitor").await.expect("a door");
     world.tasks.spawn(async move {
-        Server::builder()
-            .add_service(MonitorServer::new(Fake))
-            .serve_with_incoming(incoming)
+        let routes = Routes::new(MonitorServer::new(Fake));
+        door.serve(routes, &[], CancellationToken::new())
             .await
             .expect("served");
     });

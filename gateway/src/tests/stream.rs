@@ -22,7 +22,8 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex},
 };
-use tonic::{Request, Response, Status, transport::Server};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, service::Routes};
 
 type Events<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -97,12 +98,12 @@ impl Executor for Fake {
 async fn world_with(fake: &Fake) -> World {
     let mut world = World::new().await;
     let version = world.serving("mine").await;
-    let (address, incoming) = world.peers.listen("executor");
+    let door = world.peers.open("executor").await.expect("a door");
+    let address = door.address().to_owned();
     let served = fake.clone();
     world.tasks.spawn(async move {
-        Server::builder()
-            .add_service(ExecutorServer::new(served))
-            .serve_with_incoming(incoming)
+        let routes = Routes::new(ExecutorServer::new(served));
+        door.serve(routes, &[], CancellationToken::new())
             .await
             .expect("served");
     });

@@ -11,6 +11,8 @@ use proto::v1::{SystemReply, SystemRequest};
 use std::time::Duration;
 use store::nodes::{Capacity, Node};
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 async fn beat(world: &World, n: u128, address: &str, ago_ms: i64) {
@@ -67,12 +69,13 @@ async fn every_component_is_probed() {
         assert_eq!(status(&reply, name), "healthy");
     }
     // One that lives, one that beats late, one that beats and does not answer, one that is dead, one long taken away.
-    let (address, incoming) = world.deps.peers.listen("executor");
+    let door = world.deps.peers.open("executor").await.expect("a door");
+    let address = door.address().to_owned();
     let mut servers = JoinSet::new();
     servers.spawn(async move {
-        let (_, service) = tonic_health::server::health_reporter();
-        let server = tonic::transport::Server::builder().add_service(service);
-        server.serve_with_incoming(incoming).await.expect("serves");
+        door.serve(Routes::default(), &[], CancellationToken::new())
+            .await
+            .expect("serves");
     });
     beat(&world, 1, &address, 0).await;
     beat(&world, 2, &address, 12_000).await;
