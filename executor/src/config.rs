@@ -2,7 +2,7 @@
 
 use crate::confine;
 use domain::{id::NodeId, log};
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -10,6 +10,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Kept over restarts: instances and envelopes belong to it.
     pub node_id: NodeId,
+    /// What deployers choose this node by.
+    pub labels: BTreeMap<String, String>,
     /// The interpreter that agents run on: a path, or a name to be found.
     pub python: String,
     /// `None`: found on the PATH, else installed into the data directory.
@@ -47,6 +49,7 @@ impl Config {
         Self {
             data_dir,
             node_id,
+            labels: BTreeMap::new(),
             python: "python3".to_owned(),
             uv: None,
             uv_cache: None,

@@ -422,11 +422,17 @@ impl Runner {
             }
             match self.store.execution(&end.key).await? {
                 Some(row) if row.status.is_terminal() => return Ok(Some(recorded(row))),
-                Some(_) => return Err(Error::conflict("a later attempt took over")),
-                // The row of a sync call is written beside the run, by another process perhaps.
+                Some(row) if row.attempt > end.attempt => {
+                    return Err(Error::conflict("a later attempt took over"));
+                }
+                // The row of a sync call is written beside the run, by another process perhaps: it came just now, or comes.
+                Some(_) if tokio::time::Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
                 None if !mode.is_durable() && tokio::time::Instant::now() < deadline => {
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
+                Some(_) => return Err(Error::conflict("the execution's row cannot be ended")),
                 None => return Err(Error::unavailable("the execution's row is not there")),
             }
         }

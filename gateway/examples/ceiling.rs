@@ -44,7 +44,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         path: directory.join("rows.db"),
     };
     let store = Store::open(&rows, Secrets::new(&[7; 32])?).await?;
-    let key = first_key(&store, "local")
+    let key = first_key(&store, "local", None)
         .await?
         .ok_or("the store is not empty")?;
     let bus = Bus::memory(Limits::default());
@@ -56,7 +56,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         store: store.clone(),
         bus: bus.clone(),
         peers: Peers::default(),
-        monitor_address: "memory:none".into(),
+        monitors: Vec::new(),
     };
     let gateway = bind(config, deps).await?;
     let address = gateway.address();

@@ -16,7 +16,7 @@ pub struct Shared {
     pub store: Store,
     pub bus: Bus,
     pub peers: Peers,
-    pub monitor_address: String,
+    pub monitors: Vec<String>,
     /// What clients call us by, `…/api/v1`.
     pub base_url: String,
     pub started_at: Timestamp,

@@ -5,7 +5,7 @@ use base64::{
     engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
 };
 use domain::{
-    Result,
+    Error, Result,
     id::{AccountId, AgentId, KeyId},
     key::Key,
 };
@@ -42,10 +42,21 @@ pub fn has_form(secret: &str) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || b"+/-_=".contains(&b))
 }
 
-/// In an empty store: makes the account `default` and a key with all permissions, and gives its secret, this once.
-pub async fn first_key(store: &Store, region: &str) -> Result<Option<String>> {
+/// In an empty store: makes the account `default` and a key with all permissions, and gives its secret, this once. `given` is
+/// the secret that it shall have.
+pub async fn first_key(
+    store: &Store,
+    region: &str,
+    given: Option<String>,
+) -> Result<Option<String>> {
     let account = AccountId::default_account();
-    let secret = mint(region, &account);
+    if given.as_ref().is_some_and(|secret| !has_form(secret)) {
+        return Err(Error::fault(
+            "gateway.admin_key_file",
+            "does not hold a key; allowed is what `phalanx admin-key` prints",
+        ));
+    }
+    let secret = given.unwrap_or_else(|| mint(region, &account));
     let key = New {
         id: KeyId::from_uuid(uuid::Uuid::now_v7()),
         account,

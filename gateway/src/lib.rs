@@ -25,6 +25,7 @@ mod listen;
 mod meter;
 mod monitor;
 mod openapi;
+pub mod ops;
 mod params;
 mod ready;
 mod respond;
@@ -53,8 +54,8 @@ pub struct Deps {
     pub store: Store,
     pub bus: Bus,
     pub peers: Peers,
-    /// For `peers`.
-    pub monitor_address: String,
+    /// For `peers`: the first that answers is asked.
+    pub monitors: Vec<String>,
 }
 
 /// A gateway that has its port and hears what the others tell, but serves nobody yet.
@@ -83,7 +84,7 @@ pub async fn bind(config: Config, deps: Deps) -> Result<Gateway> {
         store: deps.store,
         bus: deps.bus,
         peers: deps.peers,
-        monitor_address: deps.monitor_address,
+        monitors: deps.monitors,
         base_url,
         started_at: clock::now(),
         keys: Default::default(),

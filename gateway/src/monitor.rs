@@ -2,7 +2,7 @@
 
 use crate::app::App;
 use domain::{
-    Error, Result, Timestamp,
+    Error, Kind, Result, Timestamp,
     id::{AccountId, AgentId, VersionId},
     metrics::Range,
 };
@@ -14,7 +14,7 @@ use proto::{
     },
 };
 use std::time::Duration;
-use tonic::transport::Channel;
+use tonic::{Code, transport::Channel};
 
 /// Beside a document of ours, which is given without figures if they do not come.
 const ASIDE: Duration = Duration::from_secs(2);
@@ -22,20 +22,32 @@ const ASIDE: Duration = Duration::from_secs(2);
 const QUERY: Duration = Duration::from_secs(20);
 const MESSAGE_BYTES: usize = 64 * 1024 * 1024;
 
-fn client(app: &App) -> Result<MonitorClient<Channel>> {
-    let channel = app.peers.channel(&app.monitor_address)?;
-    Ok(MonitorClient::new(channel).max_decoding_message_size(MESSAGE_BYTES))
-}
-
-async fn within<T>(
+/// Asks the monitors one after the other until one answers, each within `limit`.
+async fn ask<T, A>(
+    app: &App,
     limit: Duration,
-    asked: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
-) -> Result<T> {
-    match tokio::time::timeout(limit, asked).await {
-        Ok(Ok(reply)) => Ok(reply.into_inner()),
-        Ok(Err(status)) => Err(from_status(&status)),
-        Err(_) => Err(Error::unavailable("monitor does not answer; try again")),
+    asking: impl Fn(MonitorClient<Channel>) -> A,
+) -> Result<T>
+where
+    A: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+{
+    let mut silent = Error::unavailable("no monitor is known; name one in gateway.monitors");
+    for address in &app.monitors {
+        let channel = app.peers.channel(address)?;
+        let client = MonitorClient::new(channel).max_decoding_message_size(MESSAGE_BYTES);
+        silent = match tokio::time::timeout(limit, asking(client)).await {
+            Ok(Ok(reply)) => return Ok(reply.into_inner()),
+            Ok(Err(status)) => match from_status(&status) {
+                // A broken connection has no word of its own.
+                error if error.kind == Kind::Unavailable || status.code() == Code::Unknown => {
+                    Error::unavailable("monitor does not answer; try again").because(error)
+                }
+                error => return Err(error),
+            },
+            Err(_) => Error::unavailable("monitor does not answer; try again"),
+        };
     }
+    Err(silent)
 }
 
 pub async fn query(
@@ -44,7 +56,12 @@ pub async fn query(
     agent: &AgentId,
     range: Range,
 ) -> Result<QueryReply> {
-    within(QUERY, client(app)?.query(question(account, agent, range))).await
+    let asked = question(account, agent, range);
+    ask(app, QUERY, |mut client| {
+        let asked = asked.clone();
+        async move { client.query(asked).await }
+    })
+    .await
 }
 
 fn question(account: &AccountId, agent: &AgentId, range: Range) -> QueryRequest {
@@ -64,8 +81,12 @@ pub async fn glance(
     agent: &AgentId,
     range: Range,
 ) -> Option<QueryReply> {
-    let mut client = client(app).ok()?;
-    said(within(ASIDE, client.query(question(account, agent, range))).await)
+    let asked = question(account, agent, range);
+    let asking = ask(app, ASIDE, |mut client| {
+        let asked = asked.clone();
+        async move { client.query(asked).await }
+    });
+    said(asking.await)
 }
 
 /// Totals of these agents, or nothing where monitor does not answer.
@@ -85,8 +106,11 @@ pub async fn summaries(
         since_ms: since.0,
         version_id: version.map(ToString::to_string).unwrap_or_default(),
     };
-    let mut client = client(app).ok()?;
-    let reply = said(within(ASIDE, client.summarize(request)).await)?;
+    let asked = ask(app, ASIDE, |mut client| {
+        let request = request.clone();
+        async move { client.summarize(request).await }
+    });
+    let reply = said(asked.await)?;
     Some(reply.summaries)
 }
 
@@ -94,7 +118,11 @@ pub async fn system(app: &App, account: &AccountId) -> Result<SystemReply> {
     let request = SystemRequest {
         account: account.to_string(),
     };
-    within(ASIDE, client(app)?.system(request)).await
+    ask(app, ASIDE, |mut client| {
+        let request = request.clone();
+        async move { client.system(request).await }
+    })
+    .await
 }
 
 fn said<T>(reply: Result<T>) -> Option<T> {

@@ -1,5 +1,6 @@
 //! The data directory: made private, checked for room, held by one process, with the keys and names that survive restarts.
 
+use crate::backing;
 use anyhow::{Context, Result, bail};
 use domain::id::NodeId;
 use nix::fcntl::{Flock, FlockArg};
@@ -63,28 +64,16 @@ impl DataDir {
     pub fn master_key(&self) -> Result<Vec<u8>> {
         let path = self.path.join("master.key");
         if !path.exists() {
-            let mut key = [0u8; 32];
-            File::open("/dev/urandom")
-                .and_then(|mut random| random.read_exact(&mut key))
-                .context("the system's randomness cannot be read")?;
-            let text: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
-            self.write_private("master.key", &text)?;
+            self.write_private("master.key", &new_master_key()?)?;
         }
         let text = fs::read_to_string(&path)
             .with_context(|| format!("{} cannot be read", path.display()))?;
-        let text = text.trim();
-        let byte = |at: usize| {
-            text.get(at..at + 2)
-                .and_then(|pair| u8::from_str_radix(pair, 16).ok())
-        };
-        let key: Option<Vec<u8>> = (0..text.len()).step_by(2).map(byte).collect();
-        match key {
-            Some(key) if key.len() >= 32 => Ok(key),
-            _ => bail!(
+        backing::master_key(text.trim()).with_context(|| {
+            format!(
                 "{} does not hold a key of 64 hex digits; restore it, as what it sealed cannot be read without it",
                 path.display()
-            ),
-        }
+            )
+        })
     }
 
     /// This node's name, made at the first start.
@@ -117,6 +106,15 @@ impl DataDir {
         };
         write().with_context(|| format!("{} cannot be written", path.display()))
     }
+}
+
+/// 256 bits from the operating system, in hex.
+pub fn new_master_key() -> Result<String> {
+    let mut key = [0u8; 32];
+    File::open("/dev/urandom")
+        .and_then(|mut random| random.read_exact(&mut key))
+        .context("the system's randomness cannot be read")?;
+    Ok(key.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 fn free_mb(path: &Path) -> Result<u64> {

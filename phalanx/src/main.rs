@@ -1,14 +1,20 @@
 //! Phalanx: deploys, runs, scales and watches AI agents written in Python. The only main.
 
+mod backing;
 mod cli;
+mod configs;
 mod data_dir;
+mod healthcheck;
+mod roles;
 mod settings;
+mod signals;
 mod telemetry;
 mod up;
 mod welcome;
 
 use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser, Subcommand};
+use roles::Role;
 use settings::Overrides;
 use std::{io::Write, path::PathBuf, process::ExitCode};
 
@@ -27,6 +33,20 @@ struct Arguments {
 enum Command {
     /// Run Phalanx here: all services in one process, no outside service (what `phalanx` alone does).
     Up(Up),
+    /// Run one gateway of a cluster: the REST API
+    Gateway(Up),
+    /// Run one deployer of a cluster: it changes what should run
+    Deployer(Single),
+    /// Run one executor of a cluster: it runs agents
+    Executor(Single),
+    /// Run one monitor of a cluster: it counts
+    Monitor(Single),
+    /// Print a new key for `gateway.admin_key_file`
+    AdminKey,
+    /// Print a new key for `master_key_file`
+    MasterKey,
+    /// Ask a URL, as http://127.0.0.1:9090/readyz: exit code 0 when it answers 200
+    Healthcheck { url: String },
     #[command(flatten)]
     Client(cli::Command),
 }
@@ -39,6 +59,19 @@ struct Up {
     /// A TOML file over the built-in defaults.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+}
+
+#[derive(clap::Args)]
+struct Single {
+    /// A TOML file over the built-in defaults.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// What this process is.
+enum Part {
+    All,
+    One(Role),
 }
 
 fn main() -> ExitCode {
@@ -76,24 +109,51 @@ fn begin() -> Result<ExitCode> {
         .enable_all()
         .build()
         .context("no runtime")?;
-    let up = match arguments.command {
+    let single = |role, single: Single| {
+        let config = single.config;
+        (Part::One(role), config, None)
+    };
+    let (part, config, listen) = match arguments.command {
         Some(Command::Client(command)) => {
             return runtime.block_on(cli::run(command, arguments.global));
         }
-        Some(Command::Up(up)) => up,
-        None => Up::default(),
+        Some(Command::AdminKey) => {
+            let region = settings::load(Overrides::default())?.region;
+            return say(&gateway::key::mint(
+                &region,
+                &domain::id::AccountId::default_account(),
+            ));
+        }
+        Some(Command::MasterKey) => return say(&data_dir::new_master_key()?),
+        Some(Command::Healthcheck { url }) => return runtime.block_on(healthcheck::run(&url)),
+        Some(Command::Up(up)) => (Part::All, up.config, up.listen),
+        Some(Command::Gateway(up)) => (Part::One(Role::Gateway), up.config, up.listen),
+        Some(Command::Deployer(one)) => single(Role::Deployer, one),
+        Some(Command::Executor(one)) => single(Role::Executor, one),
+        Some(Command::Monitor(one)) => single(Role::Monitor, one),
+        None => (Part::All, None, None),
     };
     let overrides = Overrides {
-        config: up.config,
-        listen: up.listen,
+        config,
+        listen,
         data_dir: arguments.global.data_dir,
     };
     let settings = settings::load(overrides)?;
     telemetry::start(&settings.log)?;
     raise_open_files();
-    runtime.block_on(up::run(settings))?;
+    runtime.block_on(async {
+        match part {
+            Part::All => up::run(settings).await,
+            Part::One(role) => roles::run(role, settings).await,
+        }
+    })?;
     // What is left of blocking work (a package that is being unpacked) may not hold the exit up.
     runtime.shutdown_background();
+    Ok(ExitCode::SUCCESS)
+}
+
+fn say(line: &str) -> Result<ExitCode> {
+    writeln!(std::io::stdout(), "{line}").context("nobody reads what was asked for")?;
     Ok(ExitCode::SUCCESS)
 }
 

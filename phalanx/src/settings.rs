@@ -14,12 +14,55 @@ const DEFAULTS: &str = include_str!("../default.toml");
 pub struct Settings {
     pub listen: SocketAddr,
     pub data_dir: PathBuf,
+    pub master_key_file: String,
     pub region: String,
     pub public_url: String,
     pub log: Log,
+    pub store: Store,
+    pub bus: Bus,
+    pub grpc: Grpc,
+    pub ops: Ops,
     pub gateway: Gateway,
     pub executor: Executor,
     pub monitor: Monitor,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Store {
+    pub url: String,
+    pub url_file: String,
+    pub connections: u32,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Bus {
+    pub url: String,
+    pub url_file: String,
+    pub credentials: String,
+    pub root_certificates: String,
+    pub client_certificate: String,
+    pub client_key: String,
+    pub require_tls: bool,
+    pub replicas: usize,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Grpc {
+    pub listen: SocketAddr,
+    pub advertise: String,
+    pub ca: String,
+    pub certificate: String,
+    pub key: String,
+    pub server_name: String,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ops {
+    pub listen: String,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -42,11 +85,15 @@ pub struct Gateway {
     pub deploy_body_bytes: usize,
     pub execute_body_bytes: usize,
     pub drain_s: u64,
+    pub monitors: String,
+    pub admin_key_file: String,
+    pub open_metrics: bool,
 }
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Executor {
+    pub labels: String,
     pub python: String,
     pub uv: String,
     pub uv_cache: String,

@@ -1,23 +1,28 @@
 //! `phalanx up`: all four services in one process, over SQLite and the memory bus, in one data directory.
 
-use crate::{
-    data_dir::DataDir,
-    settings::{Isolation, Settings},
-    welcome,
-};
-use anyhow::Result;
+use crate::{configs, data_dir::DataDir, settings::Settings, signals::told_to_leave, welcome};
+use anyhow::{Result, bail};
 use bus::{Bus, Limits};
-use executor::confine;
 use proto::peer::Peers;
-use std::{path::PathBuf, time::Duration};
 use store::{Secrets, Store};
-use tokio::{signal::unix::SignalKind, task::JoinSet};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 /// Requests in front of one executor; as many connections as one machine serves may arrive at the same moment.
 const REQUESTS: usize = 65_536;
 
 pub async fn run(settings: Settings) -> Result<()> {
+    let elsewhere = [
+        ("store.url", &settings.store.url),
+        ("store.url_file", &settings.store.url_file),
+        ("bus.url", &settings.bus.url),
+        ("bus.url_file", &settings.bus.url_file),
+    ];
+    if let Some((name, _)) = elsewhere.iter().find(|(_, value)| !value.is_empty()) {
+        bail!(
+            "{name} is set, and `phalanx up` is one process over SQLite and its own bus; unset it, or start single roles: phalanx gateway, deployer, executor, monitor"
+        );
+    }
     let dir = DataDir::open(&settings.data_dir)?;
     let node_id = dir.node_id()?;
     let store = Store::open(
@@ -39,13 +44,13 @@ pub async fn run(settings: Settings) -> Result<()> {
         bus: bus.clone(),
         peers: peers.clone(),
     };
-    let monitor = monitor::bind(monitor_config(&settings), deps).await?;
+    let monitor = monitor::bind(configs::monitor(&settings), deps).await?;
     let deps = executor::Deps {
         store: store.clone(),
         bus: bus.clone(),
         peers: peers.clone(),
     };
-    let executor = executor::bind(executor_config(&settings, &dir, node_id), deps).await?;
+    let executor = executor::bind(configs::executor(&settings, &dir, node_id)?, deps).await?;
     let deps = deployer::Deps {
         store: store.clone(),
         bus: bus.clone(),
@@ -56,12 +61,12 @@ pub async fn run(settings: Settings) -> Result<()> {
         store: store.clone(),
         bus: bus.clone(),
         peers: peers.clone(),
-        monitor_address: monitor.address().to_owned(),
+        monitors: vec![monitor.address().to_owned()],
     };
-    let gateway = gateway::bind(gateway_config(&settings), deps).await?;
+    let gateway = gateway::bind(configs::gateway(&settings), deps).await?;
 
     let address = format!("http://{}", gateway.address());
-    let first_key = gateway::first_key(&store, &settings.region).await?;
+    let first_key = gateway::first_key(&store, &settings.region, None).await?;
     if let Some(key) = &first_key {
         dir.write_private("admin.key", key)?;
     }
@@ -109,60 +114,4 @@ struct Stop {
     front: CancellationToken,
     rooms: CancellationToken,
     behind: CancellationToken,
-}
-
-async fn told_to_leave() {
-    let Ok(mut terminate) = tokio::signal::unix::signal(SignalKind::terminate()) else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        // An error means that Ctrl-C cannot be heard; SIGTERM still can.
-        interrupted = tokio::signal::ctrl_c() => if interrupted.is_err() { terminate.recv().await; },
-    }
-}
-
-fn gateway_config(settings: &Settings) -> gateway::Config {
-    gateway::Config {
-        listen: settings.listen,
-        public_url: (!settings.public_url.is_empty())
-            .then(|| settings.public_url.trim_end_matches('/').to_owned()),
-        region: settings.region.clone(),
-        max_deploy_body_bytes: settings.gateway.deploy_body_bytes,
-        max_execute_body_bytes: settings.gateway.execute_body_bytes,
-        drain: Duration::from_secs(settings.gateway.drain_s),
-        ..gateway::Config::default()
-    }
-}
-
-fn executor_config(
-    settings: &Settings,
-    dir: &DataDir,
-    node_id: domain::id::NodeId,
-) -> executor::Config {
-    let told = &settings.executor;
-    let path = |text: &str| (!text.is_empty()).then(|| PathBuf::from(text));
-    let mut config = executor::Config::new(dir.path.clone(), node_id);
-    config.python.clone_from(&told.python);
-    config.uv = path(&told.uv);
-    config.uv_cache = path(&told.uv_cache);
-    config.confine.isolation = match told.isolation {
-        Isolation::Namespaces => confine::Isolation::Namespaces,
-        Isolation::None => confine::Isolation::None,
-    };
-    config.result_bytes = told.result_bytes;
-    config.queue = told.queue;
-    config.idle = Duration::from_secs(told.idle_s);
-    config.starts = told.starts;
-    config.start_within = Duration::from_secs(told.start_s);
-    config.drain_within = Duration::from_secs(told.drain_s);
-    config.tmp_mb = told.tmp_mb;
-    config
-}
-
-fn monitor_config(settings: &Settings) -> monitor::Config {
-    monitor::Config {
-        retention: Duration::from_secs(u64::from(settings.monitor.retention_days) * 86_400),
-        ..monitor::Config::default()
-    }
 }

@@ -102,7 +102,7 @@ impl World {
         let store = Store::open(&rows, Secrets::new(&[7; 32]).expect("a master key"))
             .await
             .expect("a store");
-        let key = key::first_key(&store, "test")
+        let key = key::first_key(&store, "test", None)
             .await
             .expect("rows")
             .expect("an empty store");
@@ -111,7 +111,7 @@ impl World {
             store: store.clone(),
             bus: bus.clone(),
             peers: peers.clone(),
-            monitor_address: "memory:monitor".to_owned(),
+            monitors: vec!["memory:monitor".to_owned()],
         };
         let listen = SocketAddr::from(([127, 0, 0, 1], 0));
         let gateway: Gateway = bind(Config { listen, ..config }, deps)

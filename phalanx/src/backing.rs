@@ -1,0 +1,133 @@
+//! What a single role stands on: Postgres, NATS, the other roles by gRPC, and the one key that all of them share.
+
+use crate::settings::{Bus as BusSettings, Grpc, Settings};
+use anyhow::{Context, Result, bail};
+use bus::{Bus, nats};
+use proto::{
+    door::Tls,
+    peer::{Listen, Peers},
+};
+use std::{fs, path::PathBuf};
+use store::{Secrets, Store};
+
+/// The file's words without the line's end.
+pub fn secret(path: &str) -> Result<String> {
+    let text = fs::read_to_string(path).with_context(|| format!("{path} cannot be read"))?;
+    Ok(text.trim().to_owned())
+}
+
+pub async fn store(settings: &Settings) -> Result<Store> {
+    let told = &settings.store;
+    let url = one_of("store", &told.url, &told.url_file)?;
+    if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
+        bail!(
+            "a single role needs Postgres: set store.url or store.url_file to postgres://user:password@host/database (SQLite serves one process: `phalanx up`)"
+        );
+    }
+    let config = store::Config::Postgres {
+        url,
+        connections: told.connections.max(2),
+    };
+    Ok(Store::open(&config, secrets(settings)?).await?)
+}
+
+fn secrets(settings: &Settings) -> Result<Secrets> {
+    let path = &settings.master_key_file;
+    if path.is_empty() {
+        bail!(
+            "a single role needs the cluster's key: set master_key_file to a file of 64 hex digits that every process has (`phalanx master-key` prints a new one)"
+        );
+    }
+    let key = master_key(&secret(path)?).with_context(|| {
+        format!(
+            "{path} does not hold a key of 64 hex digits; `phalanx master-key` prints a new one"
+        )
+    })?;
+    Ok(Secrets::new(&key)?)
+}
+
+/// At least 32 bytes in hex.
+pub fn master_key(text: &str) -> Option<Vec<u8>> {
+    let byte = |at: usize| {
+        text.get(at..at + 2)
+            .and_then(|pair| u8::from_str_radix(pair, 16).ok())
+    };
+    let key: Option<Vec<u8>> = (0..text.len()).step_by(2).map(byte).collect();
+    key.filter(|key| key.len() >= 32)
+}
+
+pub async fn bus(settings: &Settings, role: &str) -> Result<Bus> {
+    let told = &settings.bus;
+    let url = one_of("bus", &told.url, &told.url_file)?;
+    if url.is_empty() {
+        bail!(
+            "a single role needs NATS: set bus.url or bus.url_file to nats://host:4222 (the memory bus serves one process: `phalanx up`)"
+        );
+    }
+    Ok(Bus::nats(nats_config(told, &url, role)?).await?)
+}
+
+fn nats_config(told: &BusSettings, url: &str, role: &str) -> Result<nats::Config> {
+    let path = |text: &str| (!text.is_empty()).then(|| PathBuf::from(text));
+    let mut config = nats::Config::new(url.split(',').map(str::trim).filter(|one| !one.is_empty()));
+    config.name = format!("phalanx-{role}");
+    config.credentials = path(&told.credentials);
+    config.root_certificates = path(&told.root_certificates);
+    config.client_certificate = match (path(&told.client_certificate), path(&told.client_key)) {
+        (Some(certificate), Some(key)) => Some((certificate, key)),
+        (None, None) => None,
+        _ => bail!("bus.client_certificate and bus.client_key belong together; set both or none"),
+    };
+    config.require_tls = told.require_tls;
+    config.replicas = told.replicas.max(1);
+    Ok(config)
+}
+
+pub fn peers(settings: &Settings) -> Result<Peers> {
+    let told = &settings.grpc;
+    let advertise = match (told.advertise.as_str(), told.listen.ip().is_unspecified()) {
+        ("", false) => None,
+        ("", true) if told.listen.port() == 0 => {
+            bail!("grpc.listen on every address needs a port, or grpc.advertise")
+        }
+        ("", true) => Some(format!("{}:{}", host_name()?, told.listen.port())),
+        (advertise, _) => Some(advertise.to_owned()),
+    };
+    let listen = Listen {
+        address: told.listen,
+        advertise,
+    };
+    Ok(Peers::over_tcp(listen, tls(told)?))
+}
+
+fn tls(told: &Grpc) -> Result<Option<Tls>> {
+    let paths = [&told.ca, &told.certificate, &told.key];
+    if paths.iter().all(|path| path.is_empty()) {
+        return Ok(None);
+    }
+    if paths.iter().any(|path| path.is_empty()) {
+        bail!("grpc.ca, grpc.certificate and grpc.key belong together; set all or none");
+    }
+    let read =
+        |path: &str| fs::read_to_string(path).with_context(|| format!("{path} cannot be read"));
+    Ok(Some(Tls {
+        ca: read(&told.ca)?,
+        certificate: read(&told.certificate)?,
+        key: read(&told.key)?,
+        name: (!told.server_name.is_empty()).then(|| told.server_name.clone()),
+    }))
+}
+
+fn host_name() -> Result<String> {
+    let name = nix::unistd::gethostname().context("the host has no name; set grpc.advertise")?;
+    Ok(name.to_string_lossy().into_owned())
+}
+
+/// A setting that may stand in a file instead, as secrets do.
+fn one_of(section: &str, plain: &str, file: &str) -> Result<String> {
+    match (plain, file) {
+        (plain, "") => Ok(plain.trim().to_owned()),
+        ("", file) => secret(file),
+        _ => bail!("{section}.url and {section}.url_file are both set; set one"),
+    }
+}

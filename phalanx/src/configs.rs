@@ -1,0 +1,92 @@
+//! The settings of each service, from what Phalanx was told.
+
+use crate::{
+    data_dir::DataDir,
+    settings::{Isolation, Settings},
+};
+use anyhow::{Result, bail};
+use executor::confine;
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+pub fn gateway(settings: &Settings) -> gateway::Config {
+    gateway::Config {
+        listen: settings.listen,
+        public_url: (!settings.public_url.is_empty())
+            .then(|| settings.public_url.trim_end_matches('/').to_owned()),
+        region: settings.region.clone(),
+        max_deploy_body_bytes: settings.gateway.deploy_body_bytes,
+        max_execute_body_bytes: settings.gateway.execute_body_bytes,
+        drain: Duration::from_secs(settings.gateway.drain_s),
+        open_metrics: settings.gateway.open_metrics,
+        ..gateway::Config::default()
+    }
+}
+
+pub fn executor(
+    settings: &Settings,
+    dir: &DataDir,
+    node_id: domain::id::NodeId,
+) -> Result<executor::Config> {
+    let told = &settings.executor;
+    let path = |text: &str| (!text.is_empty()).then(|| PathBuf::from(text));
+    let mut config = executor::Config::new(dir.path.clone(), node_id);
+    config.python.clone_from(&told.python);
+    config.uv = path(&told.uv);
+    config.uv_cache = path(&told.uv_cache);
+    config.confine.isolation = match told.isolation {
+        Isolation::Namespaces => confine::Isolation::Namespaces,
+        Isolation::None => confine::Isolation::None,
+    };
+    config.result_bytes = told.result_bytes;
+    config.queue = told.queue;
+    config.idle = Duration::from_secs(told.idle_s);
+    config.starts = told.starts;
+    config.start_within = Duration::from_secs(told.start_s);
+    config.drain_within = Duration::from_secs(told.drain_s);
+    config.tmp_mb = told.tmp_mb;
+    config.labels = labels(&told.labels)?;
+    Ok(config)
+}
+
+pub fn monitor(settings: &Settings) -> monitor::Config {
+    monitor::Config {
+        retention: Duration::from_secs(u64::from(settings.monitor.retention_days) * 86_400),
+        ..monitor::Config::default()
+    }
+}
+
+/// `name=value`, several with commas.
+fn labels(text: &str) -> Result<BTreeMap<String, String>> {
+    let mut labels = BTreeMap::new();
+    for one in text.split(',').map(str::trim).filter(|one| !one.is_empty()) {
+        match one.split_once('=') {
+            Some((name, value)) if !name.trim().is_empty() && !value.trim().is_empty() => {
+                labels.insert(name.trim().to_owned(), value.trim().to_owned());
+            }
+            _ => bail!("executor.labels holds {one:?}; allowed is name=value, several with commas"),
+        }
+    }
+    Ok(labels)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_names_and_values() {
+        let read = labels(" environment=prod, zone = a ,").expect("labels");
+        assert_eq!(
+            (
+                read["environment"].as_str(),
+                read["zone"].as_str(),
+                read.len()
+            ),
+            ("prod", "a", 2)
+        );
+        assert!(labels("").expect("none").is_empty());
+        for bad in ["prod", "=prod", "environment=", "a=b,c"] {
+            assert!(labels(bad).is_err(), "{bad}");
+        }
+    }
+}

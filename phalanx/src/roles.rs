@@ -1,0 +1,217 @@
+//! `phalanx gateway|deployer|executor|monitor`: one service a process, over Postgres, NATS and gRPC. Any number of each.
+
+use crate::{backing, configs, data_dir::DataDir, settings::Settings, signals::told_to_leave};
+use anyhow::{Context, Result, bail};
+use bus::Bus;
+use gateway::{Readiness, ops};
+use proto::peer::Peers;
+use std::{net::SocketAddr, sync::Arc};
+use store::Store;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    Gateway,
+    Deployer,
+    Executor,
+    Monitor,
+}
+
+impl Role {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Gateway => "gateway",
+            Self::Deployer => "deployer",
+            Self::Executor => "executor",
+            Self::Monitor => "monitor",
+        }
+    }
+}
+
+/// What every role has.
+struct Ground {
+    settings: Settings,
+    store: Store,
+    bus: Bus,
+    peers: Peers,
+    /// Cancelled: take no more work, finish what runs.
+    stop: CancellationToken,
+    /// Cancelled when that is done.
+    left: CancellationToken,
+    readiness: Readiness,
+    rooms: JoinSet<domain::Result<()>>,
+    behind: JoinSet<domain::Result<()>>,
+}
+
+pub async fn run(role: Role, settings: Settings) -> Result<()> {
+    let peers = backing::peers(&settings)?;
+    let store = backing::store(&settings).await?;
+    let bus = backing::bus(&settings, role.as_str()).await?;
+    let mut ground = Ground {
+        settings,
+        store,
+        bus,
+        peers,
+        stop: CancellationToken::new(),
+        left: CancellationToken::new(),
+        readiness: Readiness::default(),
+        rooms: JoinSet::new(),
+        behind: JoinSet::new(),
+    };
+    // Held until the end: a data directory belongs to one process.
+    let _dir = match role {
+        Role::Gateway => Some(gateway(&mut ground).await?),
+        Role::Executor => Some(executor(&mut ground).await?),
+        Role::Deployer => {
+            deployer(&mut ground).await?;
+            None
+        }
+        Role::Monitor => {
+            monitor(&mut ground).await?;
+            None
+        }
+    };
+    ground.ops(role)?;
+    ground.readiness.set(true);
+    tracing::info!("the {} is ready", role.as_str());
+    ground.until_left().await
+}
+
+async fn gateway(ground: &mut Ground) -> Result<DataDir> {
+    let settings = &ground.settings;
+    let dir = DataDir::open(&settings.data_dir)?;
+    let monitors: Vec<String> = settings
+        .gateway
+        .monitors
+        .split(',')
+        .map(|one| one.trim().to_owned())
+        .filter(|one| !one.is_empty())
+        .collect();
+    if monitors.is_empty() {
+        bail!(
+            "a gateway needs to know its monitors: set gateway.monitors to host:port, several with commas"
+        );
+    }
+    let given = match settings.gateway.admin_key_file.as_str() {
+        "" => None,
+        path => Some(backing::secret(path)?),
+    };
+    let deps = gateway::Deps {
+        store: ground.store.clone(),
+        bus: ground.bus.clone(),
+        peers: ground.peers.clone(),
+        monitors,
+    };
+    let room = gateway::bind(configs::gateway(settings), deps).await?;
+    let address = format!("http://{}", room.address());
+    let told = given.is_some();
+    if let Some(key) = gateway::first_key(&ground.store, &settings.region, given).await?
+        && !told
+    {
+        dir.write_private("admin.key", &key)?;
+        tracing::info!(
+            "the first key of this cluster is in {}",
+            dir.path.join("admin.key").display()
+        );
+    }
+    dir.write_private("address", &address)?;
+    ground.readiness = room.readiness();
+    ground.rooms.spawn(room.serve(ground.stop.clone()));
+    ground.plain_door("gateway").await?;
+    tracing::info!("clients reach the gateway at {address}");
+    Ok(dir)
+}
+
+async fn deployer(ground: &mut Ground) -> Result<()> {
+    let deps = deployer::Deps {
+        store: ground.store.clone(),
+        bus: ground.bus.clone(),
+        peers: ground.peers.clone(),
+    };
+    let room = deployer::bind(deployer::Config::default(), deps).await?;
+    ground.rooms.spawn(room.serve(ground.stop.clone()));
+    ground.plain_door("deployer").await
+}
+
+async fn executor(ground: &mut Ground) -> Result<DataDir> {
+    let settings = &ground.settings;
+    let dir = DataDir::open(&settings.data_dir)?;
+    let mut config = configs::executor(settings, &dir, dir.node_id()?)?;
+    config.alone = false;
+    let deps = executor::Deps {
+        store: ground.store.clone(),
+        bus: ground.bus.clone(),
+        peers: ground.peers.clone(),
+    };
+    let room = executor::bind(config, deps).await?;
+    tracing::info!("others reach the executor at {}", room.address());
+    ground.rooms.spawn(room.serve(ground.stop.clone()));
+    Ok(dir)
+}
+
+async fn monitor(ground: &mut Ground) -> Result<()> {
+    let deps = monitor::Deps {
+        store: ground.store.clone(),
+        bus: ground.bus.clone(),
+        peers: ground.peers.clone(),
+    };
+    let room = monitor::bind(configs::monitor(&ground.settings), deps).await?;
+    tracing::info!("others reach the monitor at {}", room.address());
+    ground.rooms.spawn(room.serve(ground.stop.clone()));
+    Ok(())
+}
+
+impl Ground {
+    /// Health and reflection for a role that nobody asks anything else.
+    async fn plain_door(&mut self, name: &str) -> Result<()> {
+        let door = self.peers.open(name).await?;
+        let left = self.left.clone();
+        self.behind
+            .spawn(async move { door.serve(Routes::default(), &[], left).await });
+        Ok(())
+    }
+
+    fn ops(&mut self, role: Role) -> Result<()> {
+        let listen = &self.settings.ops.listen;
+        if listen.is_empty() || role == Role::Gateway {
+            return Ok(());
+        }
+        let listen: SocketAddr = listen.parse().with_context(|| {
+            format!("ops.listen is {listen:?}; allowed is an address and a port, as 0.0.0.0:9090")
+        })?;
+        let ops = ops::bind(listen)?;
+        tracing::info!("probes and metrics are at http://{}", ops.address());
+        let figures = Arc::new(String::new);
+        self.behind
+            .spawn(ops.serve(self.readiness.clone(), figures, self.left.clone()));
+        Ok(())
+    }
+
+    async fn until_left(mut self) -> Result<()> {
+        let ended_early = tokio::select! {
+            () = told_to_leave() => None,
+            ended = self.rooms.join_next() => ended,
+        };
+        tracing::info!("leaving: what runs may finish; a second signal ends at once");
+        self.readiness.set(false);
+        let leaving = async {
+            self.stop.cancel();
+            while self.rooms.join_next().await.is_some() {}
+            self.left.cancel();
+            while self.behind.join_next().await.is_some() {}
+            self.bus.drain().await;
+            self.store.close().await;
+        };
+        tokio::select! {
+            () = leaving => tracing::info!("left"),
+            () = told_to_leave() => tracing::warn!("left at once; another process goes on with what ran"),
+        }
+        match ended_early {
+            Some(Ok(Err(error))) => Err(error.into()),
+            Some(Err(panic)) => Err(panic.into()),
+            Some(Ok(Ok(()))) | None => Ok(()),
+        }
+    }
+}
