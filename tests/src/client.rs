@@ -2,7 +2,13 @@
 
 use crate::{Value, fixtures, json, sse, wait};
 use reqwest::{Method, header::HeaderMap};
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 pub const DEPLOYED_WITHIN: Duration = Duration::from_secs(180);
 pub const ENDED_WITHIN: Duration = Duration::from_secs(60);
@@ -12,6 +18,9 @@ pub struct Client {
     http: reqwest::Client,
     pub base: String,
     pub key: String,
+    /// Gateways that are called in turn.
+    bases: Arc<Vec<String>>,
+    turn: Arc<AtomicUsize>,
 }
 
 /// What came back, whatever it was.
@@ -92,6 +101,16 @@ impl Client {
             http,
             base: base.trim_end_matches('/').to_owned(),
             key: key.to_owned(),
+            bases: Arc::new(vec![base.trim_end_matches('/').to_owned()]),
+            turn: Arc::default(),
+        }
+    }
+
+    /// One that calls several gateways in turn, as a proxy in front of them would.
+    pub(crate) fn of_many(bases: &[String], key: &str) -> Self {
+        Self {
+            bases: Arc::new(bases.to_vec()),
+            ..Self::new(&bases[0], key)
         }
     }
 
@@ -110,7 +129,8 @@ impl Client {
         let url = if path.starts_with("http") {
             path.to_owned()
         } else {
-            format!("{}{path}", self.base)
+            let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+            format!("{}{path}", self.bases[turn % self.bases.len()])
         };
         let request = self.http.request(method, url);
         if self.key.is_empty() {

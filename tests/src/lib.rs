@@ -10,14 +10,16 @@
     reason = "a failed test's reader wants words, and a test's writer short calls"
 )]
 
+pub mod backing;
 pub mod client;
 pub mod cluster;
 pub mod fixtures;
+pub mod part;
 pub mod program;
 pub mod remains;
 pub mod sse;
 pub mod wait;
 
 pub use client::{Answer, Client};
-pub use cluster::{Cluster, Options};
+pub use cluster::{Cluster, Options, Shape};
 pub use serde_json::{Value, json};

@@ -1,17 +1,21 @@
 //! Python dependencies: named, from a zip's own files, shared, and failing with the installer's own words.
 
 use phalanx_tests::{Cluster, fixtures, json};
-use std::fs;
+use std::{collections::BTreeSet, ffi::OsString, fs};
 
 const SIX: &str = "import six\ndef handler(input):\n    return six.__version__\n";
 
 fn built(cluster: &Cluster) -> usize {
-    let entries = fs::read_dir(cluster.data_dir().join("environments"))
-        .into_iter()
+    let dirs = cluster.executor_dirs();
+    let entries = dirs
+        .iter()
+        .flat_map(|dir| fs::read_dir(dir.join("environments")))
         .flatten()
         .flatten();
-    entries
-        .filter(|entry| !entry.file_name().to_string_lossy().starts_with('.'))
+    let names: BTreeSet<OsString> = entries.map(|entry| entry.file_name()).collect();
+    names
+        .iter()
+        .filter(|name| !name.to_string_lossy().starts_with('.'))
         .count()
 }
 

@@ -1,7 +1,7 @@
 //! `kill -9` of the whole process at random moments under load, again and again: nothing that was accepted is lost, nothing
 //! that ran is left behind.
 
-use phalanx_tests::{Client, Cluster, fixtures, json, remains, wait};
+use phalanx_tests::{Client, Cluster, Options, fixtures, json, remains, wait};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::TcpListener,
@@ -50,7 +50,7 @@ async fn nothing_is_lost_and_nothing_is_left() {
     let seed = seed();
     eprintln!("PHALANX_TEST_SEED={seed}");
     let mut chance = Chance(seed);
-    let mut cluster = Cluster::start().await;
+    let mut cluster = Cluster::embedded(Options::default()).await;
     let source = "import time\ndef handler(input):\n    print('run', input['n'])\n    time.sleep(input['ms'] / 1000)\n    return input['n']\n";
     let scaling =
         json!({"deployment_config": {"auto_scaling": {"min_instances": 1, "max_instances": 2}}});
@@ -361,7 +361,11 @@ async fn settled(cluster: &Cluster) {
         }
     }
     wait::until("no group is left over", Duration::from_secs(20), || async {
-        let groups = remains::groups(&cluster.node());
+        let groups = cluster
+            .nodes()
+            .iter()
+            .flat_map(|node| remains::groups(node))
+            .collect::<Vec<_>>();
         let names: BTreeSet<_> = groups
             .iter()
             .filter_map(|group| group.file_name())

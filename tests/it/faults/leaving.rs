@@ -1,12 +1,12 @@
 //! Told to leave: what runs may finish, the doors close, nothing is left, and everything is there again.
 
 use nix::sys::signal::Signal;
-use phalanx_tests::{Cluster, fixtures, json, wait};
+use phalanx_tests::{Cluster, Options, fixtures, json, wait};
 use std::time::Duration;
 
 #[tokio::test]
 async fn requests_in_flight_finish_and_the_rest_is_there_again() {
-    let mut cluster = Cluster::start().await;
+    let mut cluster = Cluster::embedded(Options::default()).await;
     let source =
         "import time\ndef handler(input):\n    time.sleep(input['s'])\n    return input['s']\n";
     cluster
