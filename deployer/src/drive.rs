@@ -1,12 +1,12 @@
 //! One agent at a time: observe, decide, act, record; and again, until nothing of it is unfinished.
 
 use crate::{
-    Config, Deps, now,
+    Config, Deps,
     phases::{self, Job, Notes},
     record::{Record, Recorded},
 };
 use domain::{
-    Error, Kind, Result,
+    Error, Kind, Result, Timestamp,
     deployment::{Input, Phase, Seen, Step, decide},
 };
 use std::{
@@ -149,7 +149,7 @@ impl Drive {
         let Some(row) = unfinished.into_iter().next() else {
             return Ok(None);
         };
-        let touched = now().since(row.updated_at) < inner.config.abandoned_after;
+        let touched = inner.deps.store.now().since(row.updated_at) < inner.config.abandoned_after;
         if !force && row.rev > 0 && touched {
             return Ok(Some(Left::Away));
         }
@@ -203,7 +203,7 @@ impl Drive {
                 return Ok(Left::Away);
             }
             if record.state().status.is_terminal() {
-                report(&record);
+                report(&record, inner.deps.store.now());
             }
         }
     }
@@ -221,7 +221,7 @@ impl Drive {
                 _ = ticks.tick() => {}
             }
             let lines = job.notes.take();
-            let touch = now().since(record.changed_at()) >= TOUCH_EVERY;
+            let touch = self.driver.0.deps.store.now().since(record.changed_at()) >= TOUCH_EVERY;
             if (touch || !lines.is_empty())
                 && record.apply([Input::Log(lines)]).await? == Recorded::Theirs
             {
@@ -290,13 +290,13 @@ fn too_late(phase: Phase, job: &Job, last: Option<String>) -> Error {
     )
 }
 
-fn report(record: &Record) {
+fn report(record: &Record, now: Timestamp) {
     let row = record.row();
     let state = record.state();
     tracing::info!(
         deployment.id = %row.id, agent.id = %row.agent_id, deployment.status = %state.status,
         deployment.reason = state.reason.as_deref().unwrap_or_default(),
-        deployment.took_ms = u64::try_from(now().since(row.created_at).as_millis()).unwrap_or(u64::MAX),
+        deployment.took_ms = u64::try_from(now.since(row.created_at).as_millis()).unwrap_or(u64::MAX),
         "a deployment has ended"
     );
 }

@@ -15,7 +15,7 @@ mod sweep;
 pub use config::Config;
 
 use bus::{Bus, Work, WorkOptions};
-use domain::{Result, Timestamp};
+use domain::Result;
 use drive::Driver;
 use proto::peer::Peers;
 use store::Store;
@@ -66,12 +66,4 @@ impl Deployer {
         tasks.wait().await;
         Ok(())
     }
-}
-
-/// The only clock of this crate.
-fn now() -> Timestamp {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    Timestamp(since.map_or(0, |since| {
-        i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
-    }))
 }

@@ -1,8 +1,8 @@
 //! Calls to executors: bounded, and with errors that say which executor.
 
-use crate::{Config, Deps, now};
+use crate::{Config, Deps};
 use domain::{
-    Error, Kind, Result,
+    Error, Kind, Result, Timestamp,
     id::{AccountId, NodeId, VersionId},
 };
 use proto::{
@@ -16,16 +16,17 @@ use tonic::{Code, Status, transport::Channel};
 /// How often a node that works for long is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
-pub(crate) fn is_alive(node: &Node, config: &Config) -> bool {
-    now().since(node.heartbeat_at) < config.dead_after
+pub(crate) fn is_alive(node: &Node, config: &Config, now: Timestamp) -> bool {
+    now.since(node.heartbeat_at) < config.dead_after
 }
 
 /// The node if it lives.
 pub(crate) async fn alive(deps: &Deps, config: &Config, id: &NodeId) -> Result<Option<Node>> {
     let nodes = deps.store.nodes().await?;
+    let now = deps.store.now();
     Ok(nodes
         .into_iter()
-        .find(|node| node.id == *id && is_alive(node, config)))
+        .find(|node| node.id == *id && is_alive(node, config, now)))
 }
 
 fn client(deps: &Deps, node: &Node) -> Result<ExecutorClient<Channel>> {

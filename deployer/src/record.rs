@@ -1,6 +1,5 @@
 //! The row of a deployment that this process drives: every change is a compare-and-set.
 
-use crate::now;
 use domain::{
     Error, Kind, Result, Timestamp,
     deployment::{Input, State},
@@ -43,7 +42,7 @@ impl Record {
 
     /// Several inputs as one change.
     pub async fn apply(&mut self, inputs: impl IntoIterator<Item = Input>) -> Result<Recorded> {
-        let at = now();
+        let at = self.store.now();
         let mut next = self.row.state.clone();
         for input in inputs {
             let said = format!("{input:?}");

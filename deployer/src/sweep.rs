@@ -1,6 +1,6 @@
 //! Rows that nobody finished: of a process that is gone, or whose nudge was lost.
 
-use crate::{drive::Driver, now};
+use crate::drive::Driver;
 use domain::Result;
 use std::collections::HashSet;
 use store::deployments::Deployment;
@@ -39,7 +39,7 @@ async fn sweep(driver: &Driver, first: bool) -> Result<()> {
 }
 
 fn is_left(driver: &Driver, row: &Deployment) -> bool {
-    let idle = now().since(row.updated_at);
+    let idle = driver.deps().store.now().since(row.updated_at);
     let begun = row.rev > 0;
     idle >= driver.config().abandoned_after || (!begun && idle >= driver.config().sweep_every)
 }

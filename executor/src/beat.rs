@@ -1,6 +1,6 @@
 //! The heartbeat: this node is here, what it has and what it uses. And the tick that lets pools shrink and feeds end.
 
-use crate::{host::Node, now};
+use crate::host::Node;
 use domain::Result;
 use std::{sync::Arc, time::Duration};
 use store::nodes::{Capacity, Node as Row};
@@ -62,7 +62,7 @@ pub async fn beat(node: &Node) -> Result<()> {
         address: node.address.clone(),
         capacity,
         started_at: node.started_at,
-        heartbeat_at: now(),
+        heartbeat_at: node.store.now(),
     };
     node.store.beat(&row).await
 }

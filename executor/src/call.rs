@@ -80,12 +80,11 @@ impl Stopping {
 }
 
 impl Attempted {
-    pub fn unstarted(failure: Failure) -> Self {
-        let now = crate::now();
+    pub fn unstarted(failure: Failure, at: Timestamp) -> Self {
         Self {
             ending: Ending::Failed(failure),
             started_at: None,
-            completed_at: now,
+            completed_at: at,
             duration_ms: 0.0,
             usage: Usage::default(),
             instance_id: None,
@@ -113,7 +112,7 @@ impl Outside {
 }
 
 pub async fn run(runner: &Runner, lease: Lease, calling: Calling<'_>) -> Attempted {
-    let (started_at, clock) = ((runner.now)(), Instant::now());
+    let (started_at, clock) = (runner.store.now(), Instant::now());
     let instance = Arc::clone(&lease.instance);
     let timeout = calling.execute.options.timeout();
     let mut journal = Journal::new(runner, &calling);
@@ -172,7 +171,7 @@ pub async fn run(runner: &Runner, lease: Lease, calling: Calling<'_>) -> Attempt
     let attempted = Attempted {
         ending,
         started_at: Some(started_at),
-        completed_at: (runner.now)(),
+        completed_at: runner.store.now(),
         duration_ms: spent
             .handler_ms
             .filter(|claimed| *claimed <= duration_ms)

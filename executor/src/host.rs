@@ -9,7 +9,6 @@ use crate::{
     held::Held,
     inbox,
     instance::Grounds,
-    now,
     pool::{Common, Pool},
     python::Python,
     run::Runner,
@@ -90,7 +89,7 @@ pub(crate) async fn bind(config: Config, deps: Deps) -> Result<Executor> {
     let address = door.address().to_owned();
     let boot_id = BootId::from_uuid(uuid::Uuid::now_v7());
     store
-        .end_instances_of_earlier_boots(&config.node_id, &boot_id, now())
+        .end_instances_of_earlier_boots(&config.node_id, &boot_id, store.now())
         .await?;
     let (hub, held, tasks) = (
         Arc::new(Hub::default()),
@@ -105,7 +104,6 @@ pub(crate) async fn bind(config: Config, deps: Deps) -> Result<Executor> {
         start_within: config.start_within,
         result_bytes: config.result_bytes,
         logs: config.logs,
-        now,
     };
     let common = Common {
         grounds,
@@ -130,16 +128,16 @@ pub(crate) async fn bind(config: Config, deps: Deps) -> Result<Executor> {
             tasks: tasks.clone(),
             stop: stop.clone(),
         },
-        now,
     };
     let uv = Uv::new(&config.data_dir, config.uv.clone(), config.uv_cache.clone());
+    let started_at = store.now();
     let node = Arc::new(Node {
         environments: Environments::new(&config.data_dir, uv, python.clone()),
         store,
         bus,
         address,
         boot_id,
-        started_at: now(),
+        started_at,
         level,
         python,
         runner: Arc::new(runner),

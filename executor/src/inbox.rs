@@ -2,7 +2,7 @@
 
 use crate::{host::Node, pool::Pool, run::Verdict};
 use bus::{Delivery, Message, Priority, Request, Requests, Subject, Work, WorkOptions};
-use domain::{Result, execution::Status};
+use domain::{Result, Timestamp, execution::Status};
 use proto::{
     convert::{self, Execute, Reply},
     v1,
@@ -93,8 +93,10 @@ async fn attend(node: &Node, pool: &Arc<Pool>, mut request: Request) {
         )
         .await;
         if let Reply::Refused(error) = node.runner.attended(pool, &execute).await {
-            node.hub
-                .end(&crate::run::key(&execute), refused(&execute, &error));
+            node.hub.end(
+                &crate::run::key(&execute),
+                refused(&execute, &error, node.store.now()),
+            );
         }
         return;
     }
@@ -103,7 +105,7 @@ async fn attend(node: &Node, pool: &Arc<Pool>, mut request: Request) {
 }
 
 /// What a watcher is told of a stream that could not be run.
-fn refused(execute: &Execute, error: &domain::Error) -> v1::Outcome {
+fn refused(execute: &Execute, error: &domain::Error, at: Timestamp) -> v1::Outcome {
     let failure = domain::execution::Failure::new(
         domain::execution::FailureCode::InitFailed,
         domain::execution::FailurePhase::Spawn,
@@ -113,7 +115,7 @@ fn refused(execute: &Execute, error: &domain::Error) -> v1::Outcome {
         status: Status::Failed.as_str().to_owned(),
         error: serde_json::to_vec(&failure).unwrap_or_default().into(),
         accepted_at_ms: execute.accepted_at.0,
-        completed_at_ms: crate::now().0,
+        completed_at_ms: at.0,
         usage: bytes::Bytes::from_static(b"{}"),
         ..v1::Outcome::default()
     }

@@ -20,7 +20,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
-use store::{Store, logs::Entry};
+use store::{Clock, Store, logs::Entry};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::task::TaskTracker;
 
@@ -52,7 +52,6 @@ pub struct Grounds {
     pub start_within: Duration,
     pub result_bytes: usize,
     pub logs: domain::log::Bounds,
-    pub now: fn() -> Timestamp,
 }
 
 /// Why an instance did not become ready, and what it said until then.
@@ -151,7 +150,7 @@ impl Instance {
             grounds.tasks.spawn(tell_refusals(
                 refused,
                 instance_lines(version, grounds, Arc::clone(&said)),
-                grounds.now,
+                grounds.store.clock().clone(),
             ));
         }
         let writer = Arc::clone(&link);
@@ -177,7 +176,7 @@ impl Instance {
         let instance = Self {
             id,
             pid: confined.pid(),
-            created_at: (grounds.now)(),
+            created_at: grounds.store.now(),
             link,
             confined,
             exit,
@@ -264,7 +263,7 @@ impl Instance {
 async fn tell_refusals(
     mut refused: mpsc::Receiver<Refusal>,
     lines: impl Fn(Vec<Line>),
-    now: fn() -> Timestamp,
+    clock: Clock,
 ) {
     while let Some(refusal) = refused.recv().await {
         let message = format!(
@@ -272,7 +271,7 @@ async fn tell_refusals(
             refusal.host, refusal.port, refusal.reason
         );
         lines(vec![Line {
-            timestamp: now(),
+            timestamp: clock.now(),
             level: Level::Warn,
             message,
             context: None,

@@ -28,9 +28,8 @@ pub mod confine;
 pub use config::Config;
 pub use host::Executor;
 
-use domain::{Result, Timestamp};
+use domain::Result;
 use proto::peer::Peers;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// What an executor works with.
 pub struct Deps {
@@ -42,12 +41,4 @@ pub struct Deps {
 /// Finds Python and what this host can confine, takes over what was placed here, and listens. Fails fast, with what to do.
 pub async fn bind(config: Config, deps: Deps) -> Result<Executor> {
     host::bind(config, deps).await
-}
-
-/// The one look at the clock.
-fn now() -> Timestamp {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    Timestamp(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }

@@ -200,7 +200,7 @@ impl Pool {
 
     /// Gives free seats to those who wait.
     fn hand_out(self: &Arc<Self>, state: &mut State) {
-        let now = (self.common.grounds.now)();
+        let now = self.common.grounds.store.now();
         while !state.waiting.is_empty() {
             let Some(lease) = self.free_seat(state) else {
                 return;
@@ -372,7 +372,7 @@ impl Pool {
             agent_id: version.spec.agent_id.clone(),
             version_id: version.id.clone(),
             node_id: self.common.node_id.clone(),
-            at: (self.common.grounds.now)(),
+            at: self.common.grounds.store.now(),
             reason: decision.reason.clone(),
             from_instances: from,
             to_instances: decision.instances,

@@ -33,7 +33,6 @@ pub struct Runner {
     pub held: Arc<Held>,
     pub holder: Holder,
     pub settings: call::Settings,
-    pub now: fn() -> Timestamp,
 }
 
 /// What is to be done with the message that brought a durable execution.
@@ -92,17 +91,27 @@ impl Runner {
                 Seat::Taken(lease) => lease,
                 Seat::Cancelled => {
                     return self
-                        .finish(execute, &road, &hold, cancelled_before_start())
+                        .finish(
+                            execute,
+                            &road,
+                            &hold,
+                            cancelled_before_start(self.store.now()),
+                        )
                         .await;
                 }
                 Seat::Never(failure) => {
                     match self.again(execute, &mut road, &failure) {
-                        Some(wait) if (self.now)() + wait < patience => {
+                        Some(wait) if self.store.now() + wait < patience => {
                             tokio::time::sleep(wait).await;
                         }
                         _ => {
                             return self
-                                .finish(execute, &road, &hold, Attempted::unstarted(failure))
+                                .finish(
+                                    execute,
+                                    &road,
+                                    &hold,
+                                    Attempted::unstarted(failure, self.store.now()),
+                                )
                                 .await;
                         }
                     }
@@ -131,7 +140,7 @@ impl Runner {
             note(&mut road, &attempted, Some(failure.clone()), &self.holder);
             match execute.options.again_after(&failure, road.attempt) {
                 Some(wait)
-                    if (self.now)() + wait < patience && !hold.handle.cancel.is_cancelled() =>
+                    if self.store.now() + wait < patience && !hold.handle.cancel.is_cancelled() =>
                 {
                     tokio::time::sleep(wait).await;
                     road.attempt += 1;
@@ -186,13 +195,23 @@ impl Runner {
         let lease = match seat {
             Seat::Taken(lease) => lease,
             Seat::Cancelled => {
-                self.finish(execute, &road, &hold, cancelled_before_start())
-                    .await?;
+                self.finish(
+                    execute,
+                    &road,
+                    &hold,
+                    cancelled_before_start(self.store.now()),
+                )
+                .await?;
                 return Ok(Verdict::Done);
             }
             Seat::Never(failure) => {
-                self.finish(execute, &road, &hold, Attempted::unstarted(failure))
-                    .await?;
+                self.finish(
+                    execute,
+                    &road,
+                    &hold,
+                    Attempted::unstarted(failure, self.store.now()),
+                )
+                .await?;
                 return Ok(Verdict::Done);
             }
             Seat::Full | Seat::Closed => return Ok(Verdict::Again(Duration::from_secs(1))),
@@ -236,7 +255,7 @@ impl Runner {
         let start = Start {
             key: road.key.clone(),
             attempt: road.attempt,
-            at: (self.now)(),
+            at: self.store.now(),
             holder: self.holder.clone(),
         };
         self.store.start_execution(start).await
@@ -258,12 +277,12 @@ impl Runner {
                 &mut road.attempts,
                 row.attempt,
                 row.started_at,
-                (self.now)(),
+                self.store.now(),
             );
             road.losses += 1;
             return self
                 .store
-                .lose_execution(&road.key, row.attempt, &road.attempts, (self.now)())
+                .lose_execution(&road.key, row.attempt, &road.attempts, self.store.now())
                 .await;
         }
         Ok(true)
@@ -301,7 +320,9 @@ impl Runner {
             Place::Never(failure) => return Seat::Never(failure),
             Place::Closed => return Seat::Closed,
         };
-        let wait = patience.map_or(Duration::from_secs(86_400), |end| end.since((self.now)()));
+        let wait = patience.map_or(Duration::from_secs(86_400), |end| {
+            end.since(self.store.now())
+        });
         let late = tokio::time::sleep(wait);
         tokio::pin!(late);
         tokio::select! {
@@ -443,7 +464,7 @@ impl Runner {
             key: road.key.clone(),
             attempt: road.attempt,
             status: Status::Queued,
-            due_at: (self.now)() + wait,
+            due_at: self.store.now() + wait,
             started_at: attempted.started_at,
             completed_at: None,
             attempts: road.attempts.clone(),
@@ -470,8 +491,13 @@ impl Runner {
             FailurePhase::Spawn,
             error.message.clone(),
         );
-        self.finish(execute, road, hold, Attempted::unstarted(failure))
-            .await?;
+        self.finish(
+            execute,
+            road,
+            hold,
+            Attempted::unstarted(failure, self.store.now()),
+        )
+        .await?;
         Err(error)
     }
 }
@@ -516,10 +542,11 @@ fn recorded(row: store::executions::Execution) -> Outcome {
     }
 }
 
-fn cancelled_before_start() -> Attempted {
-    Attempted::unstarted(Failure::new(
+fn cancelled_before_start(at: Timestamp) -> Attempted {
+    let failure = Failure::new(
         FailureCode::Cancelled,
         FailurePhase::Spawn,
         "cancelled before it started",
-    ))
+    );
+    Attempted::unstarted(failure, at)
 }

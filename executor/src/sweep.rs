@@ -1,6 +1,6 @@
 //! Executions that nobody finished: their process died, or their message was lost. The row is the truth.
 
-use crate::{host::Node, now, run::Runner};
+use crate::{host::Node, run::Runner};
 use domain::{
     Result, Timestamp,
     execution::{Mode, Status},
@@ -33,7 +33,7 @@ pub async fn run(node: Arc<Node>, stop: CancellationToken) {
         let (before, slice) = if first && node.config.alone {
             (node.started_at, FIRST_SLICE)
         } else {
-            (Timestamp(now().0 - millis(GRACE)), SLICE)
+            (Timestamp(node.store.now().0 - millis(GRACE)), SLICE)
         };
         match sweep(&node, before, slice).await {
             Ok(found) => {
@@ -67,7 +67,7 @@ async fn sweep(node: &Arc<Node>, before: Timestamp, slice: u32) -> Result<usize>
 
 /// Boots that are certainly gone: earlier ones of known nodes, and those of nodes that are silent.
 async fn silent_boots(node: &Node) -> Result<HashSet<String>> {
-    let at = now();
+    let at = node.store.now();
     let nodes = node.store.nodes().await?;
     let alive = nodes
         .into_iter()
@@ -119,7 +119,7 @@ async fn go_on(node: &Arc<Node>, row: &Execution, alive: &HashSet<String>) -> Re
             let abandoned = if node.config.alone {
                 node.started_at > row.accepted_at
             } else {
-                now() > row.accepted_at + row.options.timeout() + MARGIN
+                node.store.now() > row.accepted_at + row.options.timeout() + MARGIN
             };
             if abandoned {
                 runner
@@ -142,7 +142,7 @@ async fn enqueue(node: &Node, row: &Execution) -> Result<()> {
         input: None,
         accepted_at: row.accepted_at,
     };
-    match node.bus.enqueue_execution(&execute, now()).await {
+    match node.bus.enqueue_execution(&execute, node.store.now()).await {
         // A later sweep finds it again.
         Err(error) if error.kind == domain::Kind::Exhausted => Ok(()),
         other => other,

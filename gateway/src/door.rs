@@ -2,7 +2,7 @@
 
 use crate::{
     app::App,
-    audit, clock,
+    audit,
     error::{Answer, Refusal},
     router::{self, Access, ENDPOINTS, Endpoint},
 };
@@ -141,7 +141,7 @@ async fn pass(gate: Gate, id: String, mut request: Request, next: Next) -> Respo
     // A change is made whole, and noted, even if its caller hangs up meanwhile.
     let app = gate.app.clone();
     let change = async move {
-        let at = clock::now();
+        let at = app.store.now();
         let subject = request
             .uri()
             .path()

@@ -13,8 +13,6 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use store::{Store, keys::New};
 
-use crate::clock;
-
 const PREFIX: &str = "akc_";
 /// Longer ones are not looked at.
 const MOST: usize = 512;
@@ -64,7 +62,7 @@ pub async fn first_key(
         name: "first key".to_owned(),
         permissions: Key::all_permissions(),
         agents: None,
-        created_at: clock::now(),
+        created_at: store.now(),
         expires_at: None,
     };
     Ok(store.begin(&key).await?.then_some(secret))
@@ -85,7 +83,7 @@ pub fn of_agent(
         name: format!("agent {agent}"),
         permissions: Key::agent_permissions(),
         agents: Some(BTreeSet::from([agent.clone()])),
-        created_at: clock::now(),
+        created_at: store.now(),
         expires_at: None,
     };
     (key, secret)

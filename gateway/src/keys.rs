@@ -2,7 +2,7 @@
 
 use crate::{
     cache::{Cache, Life},
-    clock, key,
+    key,
 };
 use axum::http::{HeaderMap, header};
 use domain::{Error, Kind, Result, id::AccountId, key::Key};
@@ -40,7 +40,7 @@ impl Keys {
         let secret = bearer(headers)?;
         let hash = store.hash_key(secret);
         let key = self.find(store, &hash).await?.ok_or_else(refused)?;
-        if key.is_valid_at(clock::now()) {
+        if key.is_valid_at(store.now()) {
             Ok(key)
         } else {
             Err(refused())

@@ -10,7 +10,6 @@ mod app;
 mod audit;
 mod body;
 mod cache;
-mod clock;
 mod config;
 mod door;
 mod error;
@@ -81,12 +80,12 @@ pub async fn bind(config: Config, deps: Deps) -> Result<Gateway> {
         public.unwrap_or_else(|| format!("http://{address}"))
     );
     let app = App::new(Shared {
-        store: deps.store,
         bus: deps.bus,
         peers: deps.peers,
         monitors: deps.monitors,
         base_url,
-        started_at: clock::now(),
+        started_at: deps.store.now(),
+        store: deps.store,
         keys: Default::default(),
         agents: Default::default(),
         meter: Default::default(),

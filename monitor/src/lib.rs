@@ -13,7 +13,7 @@ mod system;
 pub use config::Config;
 
 use bus::Bus;
-use domain::{Result, Timestamp};
+use domain::Result;
 use proto::{
     door::Door,
     peer::Peers,
@@ -60,12 +60,4 @@ impl Monitor {
         let (served, ()) = tokio::join!(served, retain::run(&self.config, &self.deps.store, &stop));
         served
     }
-}
-
-/// The only clock of this crate.
-fn now() -> Timestamp {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    Timestamp(since.map_or(0, |since| {
-        i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
-    }))
 }

@@ -1,6 +1,6 @@
 //! What is too old is deleted, in slices, so that nobody waits long behind one.
 
-use crate::{Config, now};
+use crate::Config;
 use domain::{Result, Timestamp};
 use std::time::Duration;
 use store::Store;
@@ -19,7 +19,7 @@ pub async fn run(config: &Config, store: &Store, stop: &CancellationToken) {
         }
         wait = config.purge_every;
         let kept = i64::try_from(config.retention.as_millis()).unwrap_or(i64::MAX);
-        let before = Timestamp(now().0.saturating_sub(kept));
+        let before = Timestamp(store.now().0.saturating_sub(kept));
         match purge(store, before, stop).await {
             Ok(rows) if rows > 0 => {
                 tracing::info!(rows, before = %before, "old records were deleted");

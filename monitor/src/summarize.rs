@@ -1,7 +1,7 @@
 //! Totals of agents, for lists and single documents.
 
 use crate::{
-    Config, now,
+    Config,
     query::{Which, each},
 };
 use domain::{
@@ -61,7 +61,7 @@ async fn p95(
         agent,
         version: asked.version,
         from: asked.since,
-        to: Timestamp(now().0 + 1),
+        to: Timestamp(store.now().0 + 1),
     };
     let mut durations = Vec::new();
     each(config, store, which, |figure| {

@@ -2,8 +2,8 @@
 
 mod host;
 
-use crate::{Config, Deps, now};
-use domain::{Result, health::Health, id::AccountId};
+use crate::{Config, Deps};
+use domain::{Result, Timestamp, health::Health, id::AccountId};
 use host::Host;
 use proto::v1::{Component, NodeLevel, SystemReply};
 use std::{
@@ -65,8 +65,8 @@ impl System {
     async fn probe(&self, account: &AccountId) -> SystemReply {
         let store = &self.deps.store;
         let limit = self.config.probe;
-        let at = now();
-        let ago = |time: Duration| domain::Timestamp(at.0 - time.as_millis() as i64);
+        let at = self.deps.store.now();
+        let ago = |time: Duration| Timestamp(at.0 - time.as_millis() as i64);
         let (database, bus, nodes, agents, executions, lines) = tokio::join!(
             timed(limit, store.ping()),
             timed(limit, async {
@@ -86,12 +86,12 @@ impl System {
             .filter(|node| at.since(node.heartbeat_at) < self.config.forgotten_after)
             .collect();
         let mut components = vec![
-            component("database", &database),
-            component("bus", &bus),
+            component("database", &database, at),
+            component("bus", &bus, at),
             // It is the one that answers.
-            component("monitor", &Ok(0.0)),
+            component("monitor", &Ok(0.0), at),
         ];
-        components.extend(self.executors(&nodes).await);
+        components.extend(self.executors(&nodes, at).await);
         let (total_agents, active_agents) = agents.unwrap_or_default();
         let used = self.host.used();
         SystemReply {
@@ -120,7 +120,7 @@ impl System {
         }
     }
 
-    async fn executors(&self, nodes: &[Node]) -> Vec<Component> {
+    async fn executors(&self, nodes: &[Node], at: Timestamp) -> Vec<Component> {
         let probes = nodes.iter().map(|node| self.executor(node));
         let mut components = futures::future::join_all(probes).await;
         if nodes.is_empty() {
@@ -128,7 +128,7 @@ impl System {
                 name: "executor".into(),
                 status: Health::Unhealthy.as_str().into(),
                 response_ms: None,
-                checked_at_ms: now().0,
+                checked_at_ms: at.0,
                 message: "no executor has been heard of; start one".into(),
             });
         }
@@ -137,19 +137,20 @@ impl System {
 
     /// Its beat says that it lives, its answer that it can be reached.
     async fn executor(&self, node: &Node) -> Component {
-        let silent = now().since(node.heartbeat_at);
+        let at = self.deps.store.now();
+        let silent = at.since(node.heartbeat_at);
         let name = format!("executor/{}", node.id);
         if silent >= self.config.dead_after {
             return Component {
                 name,
                 status: Health::Unhealthy.as_str().into(),
                 response_ms: None,
-                checked_at_ms: now().0,
+                checked_at_ms: at.0,
                 message: format!("has not been heard of for {} s", silent.as_secs()),
             };
         }
         let asked = timed(self.config.probe, self.ask(node)).await;
-        let mut component = component(&name, &asked);
+        let mut component = component(&name, &asked, at);
         if asked.is_ok() && silent >= self.config.late_after {
             component.status = Health::Degraded.as_str().into();
             component.message = format!("answers, and has not beaten for {} s", silent.as_secs());
@@ -188,7 +189,7 @@ async fn timed<T>(limit: Duration, probe: impl Future<Output = Result<T>>) -> Re
     Ok(begun.elapsed().as_secs_f64() * 1000.0)
 }
 
-fn component(name: &str, probed: &Result<f64>) -> Component {
+fn component(name: &str, probed: &Result<f64>, at: Timestamp) -> Component {
     let (health, message) = match probed {
         Ok(_) => (Health::Healthy, "answers".to_owned()),
         Err(error) => (Health::Unhealthy, error.message.clone()),
@@ -197,7 +198,7 @@ fn component(name: &str, probed: &Result<f64>) -> Component {
         name: name.to_owned(),
         status: health.as_str().to_owned(),
         response_ms: probed.as_ref().ok().copied(),
-        checked_at_ms: now().0,
+        checked_at_ms: at.0,
         message,
     }
 }

@@ -3,15 +3,16 @@
 //! SQLite: one connection writes (the engine allows no more), some read; WAL, so that readers never wait for the writer.
 //! Postgres: one pool does both.
 
-use crate::{seal::Secrets, write::Writer};
-use domain::{Error, Kind, Result};
+use crate::{clock::Clock, seal::Secrets, write::Writer};
+use domain::{Error, Kind, Result, Timestamp};
 use sqlx::{
     PgPool, SqlitePool,
     migrate::{Migration, MigrationType, Migrator},
     postgres::PgPoolOptions,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
+use tokio::task::JoinSet;
 
 /// Where the rows are.
 #[derive(Debug, Clone)]
@@ -32,6 +33,8 @@ pub struct Store {
     pub(crate) db: Db,
     pub(crate) writer: Writer,
     pub(crate) secrets: Secrets,
+    clock: Clock,
+    _tasks: Arc<JoinSet<()>>,
 }
 
 #[derive(Clone)]
@@ -73,12 +76,28 @@ impl Store {
             Config::Sqlite { path } => open_sqlite(path).await?,
             Config::Postgres { url, connections } => open_postgres(url, *connections).await?,
         };
+        let (clock, mut tasks) = (Clock::default(), JoinSet::new());
+        if let Db::Pg(pool) = &db {
+            clock.measure(pool).await.map_err(failed)?;
+            tasks.spawn(clock.clone().keep(pool.clone()));
+        }
         let writer = Writer::start(db.clone());
         Ok(Self {
             db,
             writer,
             secrets,
+            clock,
+            _tasks: Arc::new(tasks),
         })
+    }
+
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// The time that every process of this installation goes by.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
     }
 
     /// One round trip, for health.

@@ -66,7 +66,7 @@ impl Job {
             .iter()
             .map(|node| place::Candidate {
                 node_id: node.id.clone(),
-                alive: nodes::is_alive(node, &self.config),
+                alive: nodes::is_alive(node, &self.config, store.now()),
                 free_mb: free(node),
             })
             .collect();

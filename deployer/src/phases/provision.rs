@@ -1,7 +1,7 @@
 //! Instances: every chosen node gets its envelope, and enough of them become ready, or one says why it cannot.
 
 use super::{Job, Pace, package};
-use crate::{nodes, now};
+use crate::nodes;
 use domain::{
     Error, Kind, Result,
     agent::Scaling,
@@ -36,7 +36,7 @@ pub async fn run(job: &Job) -> Result<()> {
                     min_instances: min,
                     max_instances: max,
                 },
-                now(),
+                store.now(),
             )
             .await?;
         nodes::ensure(job.means(), node, &version.account, &version.id, generation).await?;

@@ -1,7 +1,7 @@
 //! What shall not run any more: other versions finish what they have, then nothing of them is left. A deletion ends here.
 
 use super::{Job, Pace, shift_traffic::tell, take_down::let_go};
-use crate::{nodes, now};
+use crate::nodes;
 use domain::{Result, envelope};
 use proto::v1::{AgentChanged, KeysChanged, event::Event};
 use std::time::Duration;
@@ -53,7 +53,7 @@ async fn begin(job: &Job, placed: &Placed) -> Result<()> {
                 &placed.account,
                 &placed.node_id,
                 &Wanted::ending(version, envelope::State::Retiring),
-                now(),
+                store.now(),
             )
             .await?;
     }
@@ -143,7 +143,7 @@ async fn drained(
 async fn delete(job: &Job) -> Result<()> {
     let row = &job.deployment;
     let store = &job.deps.store;
-    let at = now();
+    let at = store.now();
     let (account, agent_id) = (row.account.to_string(), row.agent_id.to_string());
     // A second deletion must not touch a new agent of the same id.
     let living = store.agent(&row.account, &row.agent_id).await?;

@@ -1,7 +1,6 @@
 //! Who answers: one write, then everybody is told.
 
 use super::Job;
-use crate::now;
 use domain::{Result, traffic::Traffic};
 use proto::v1::{TrafficChanged, event::Event};
 
@@ -20,7 +19,7 @@ pub async fn run(job: &Job) -> Result<()> {
             &row.agent_id,
             &row.incarnation,
             &traffic,
-            now(),
+            store.now(),
         )
         .await?;
     let changed = Event::TrafficChanged(TrafficChanged {

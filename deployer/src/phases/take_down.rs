@@ -1,7 +1,7 @@
 //! Undoes provisioning, for a deployment that does not come to answer.
 
 use super::Job;
-use crate::{nodes, now};
+use crate::nodes;
 use domain::{Result, envelope};
 use store::envelopes::{Placed, Wanted};
 
@@ -43,7 +43,7 @@ pub(crate) async fn let_go(job: &Job, placed: &Placed) -> Result<()> {
             &placed.account,
             &placed.node_id,
             &Wanted::ending(version, envelope::State::Retired),
-            now(),
+            store.now(),
         )
         .await?;
     if let Some(node) = nodes::alive(&job.deps, &job.config, &placed.node_id).await?

@@ -16,7 +16,7 @@ impl Pool {
             return;
         }
         let id = InstanceId::from_uuid(uuid::Uuid::now_v7());
-        let created_at = (self.common.grounds.now)();
+        let created_at = self.common.grounds.store.now();
         match Instance::start(id.clone(), &self.version, &self.common.grounds).await {
             Ok(instance) => self.started(Arc::new(instance)).await,
             Err(not_ready) => self.not_started(&id, created_at, not_ready).await,
@@ -24,7 +24,7 @@ impl Pool {
     }
 
     async fn started(self: &Arc<Self>, instance: Arc<Instance>) {
-        let ready_at = (self.common.grounds.now)();
+        let ready_at = self.common.grounds.store.now();
         let unwanted = {
             let mut state = self.state();
             state.starting -= 1;
@@ -75,7 +75,7 @@ impl Pool {
             state.not_before = Some(Instant::now() + backoff.min(LONGEST_BACKOFF));
             state.last_failure = Some(not_ready);
             if state.starting == 0 && state.seats.iter().all(|seat| seat.draining) {
-                let now = (self.common.grounds.now)();
+                let now = self.common.grounds.store.now();
                 while let Some(waiter) = state.waiting.pop(now) {
                     waiter.0.send(Err(failure.clone())).ok();
                 }
@@ -112,7 +112,7 @@ impl Pool {
             &instance,
             instance::State::Stopped,
             ready_at.unwrap_or(instance.created_at),
-            Some((self.common.grounds.now)()),
+            Some(self.common.grounds.store.now()),
         )
         .await;
     }
@@ -147,7 +147,7 @@ impl Pool {
     ) -> Row {
         let version = &self.version;
         let ended_at = if failure.is_some() {
-            Some((self.common.grounds.now)())
+            Some(self.common.grounds.store.now())
         } else {
             ended_at
         };

@@ -10,7 +10,7 @@ use store::executions::End;
 impl Runner {
     /// Ends an execution whose process is gone and that will not be run again.
     pub async fn give_up(&self, row: &store::executions::Execution, message: &str) -> Result<()> {
-        let now = (self.now)();
+        let now = self.store.now();
         let mut attempts = row.attempts.clone();
         if row.status == Status::Running {
             close_lost(&mut attempts, row.attempt, row.started_at, now);
@@ -53,9 +53,9 @@ impl Runner {
             return Ok(false);
         }
         let mut attempts = row.attempts.clone();
-        close_lost(&mut attempts, row.attempt, row.started_at, (self.now)());
+        close_lost(&mut attempts, row.attempt, row.started_at, self.store.now());
         self.store
-            .lose_execution(&row.key, row.attempt, &attempts, (self.now)())
+            .lose_execution(&row.key, row.attempt, &attempts, self.store.now())
             .await
     }
 }

@@ -4,7 +4,7 @@ use super::{
     deploy::{is_deleting, made, tell},
     living,
 };
-use crate::{app::App, clock, door::Who, error::Answer, openapi, params::Path, respond};
+use crate::{app::App, door::Who, error::Answer, openapi, params::Path, respond};
 use axum::{extract::State, http::StatusCode, response::Response};
 use domain::{
     deployment::{Kind, Status},
@@ -63,7 +63,7 @@ async fn begin(app: &App, who: &Who, agent: &Agent) -> Answer<Deployment> {
         version_id: None,
         kind: Kind::Delete,
         created_by: who.key.id.to_string(),
-        created_at: clock::now(),
+        created_at: app.store.now(),
     };
     let deployment = made(&new);
     let accepted = Accepted {
@@ -83,7 +83,7 @@ async fn begin(app: &App, who: &Who, agent: &Agent) -> Answer<Deployment> {
 async fn revoke(app: &App, deployment: &Deployment) -> Answer<()> {
     let account = &deployment.account;
     app.store
-        .revoke_agent_keys(account, &deployment.agent_id, clock::now())
+        .revoke_agent_keys(account, &deployment.agent_id, app.store.now())
         .await?;
     app.keys.forget_account(account);
     let changed = proto::v1::KeysChanged {

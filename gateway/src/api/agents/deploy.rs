@@ -1,9 +1,7 @@
 //! POST /agents/deploy: a new agent, or a new version of one.
 
 use super::request::{self, DeployRequest, Wanted};
-use crate::{
-    app::App, audit::Subject, body, clock, door::Who, error::Answer, key, openapi, respond,
-};
+use crate::{app::App, audit::Subject, body, door::Who, error::Answer, key, openapi, respond};
 use axum::{
     extract::{Request, State},
     response::Response,
@@ -135,7 +133,7 @@ enum Known {
 
 impl Plan {
     fn first(app: &App, who: &Who, wanted: &Wanted) -> Answer<Self> {
-        let (now, incarnation) = (clock::now(), Uuid::now_v7().as_simple().to_string());
+        let (now, incarnation) = (app.store.now(), Uuid::now_v7().as_simple().to_string());
         let (account, spec) = (&who.key.account, &wanted.spec);
         let (key, api_key) = key::of_agent(&app.store, &app.config.region, account, &spec.agent_id);
         let webhook_secret = key::webhook_secret();
@@ -246,7 +244,7 @@ async fn known(app: &App, who: &Who, wanted: &Wanted, agent: Agent) -> Answer<Kn
             who,
             wanted,
             agent.incarnation,
-            clock::now(),
+            app.store.now(),
         )?)));
     };
     if there.digest != wanted.digest {
@@ -264,7 +262,7 @@ async fn known(app: &App, who: &Who, wanted: &Wanted, agent: Agent) -> Answer<Kn
             wanted,
             agent.incarnation,
             there.id,
-            clock::now(),
+            app.store.now(),
         )))),
     }
 }

@@ -1,7 +1,7 @@
 //! GET /agents/{id}.
 
 use super::living;
-use crate::{app::App, clock, door::Who, error::Answer, monitor, openapi, params::Path, respond};
+use crate::{app::App, door::Who, error::Answer, monitor, openapi, params::Path, respond};
 use axum::{extract::State, response::Response};
 use domain::{
     Error, Timestamp,
@@ -125,7 +125,7 @@ pub async fn get(
         agent_id: Some(id.clone()),
         ..Filter::default()
     };
-    let now = clock::now();
+    let now = app.store.now();
     let day = Range::new(Timestamp(now.0 - 86_400_000), now, Granularity::FiveMinutes)?;
     let (listed, instances, events, totals, day) = tokio::join!(
         app.store

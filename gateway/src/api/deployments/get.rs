@@ -1,8 +1,6 @@
 //! GET /agents/{id}/deployments/{deployment_id}. A deletion's is readable after its agent is gone.
 
-use crate::{
-    app::App, clock, door, door::Who, error::Answer, monitor, openapi, params::Path, respond,
-};
+use crate::{app::App, door, door::Who, error::Answer, monitor, openapi, params::Path, respond};
 use axum::{extract::State, response::Response};
 use domain::{
     Error, Timestamp,
@@ -102,7 +100,7 @@ pub async fn get(
     let one = found
         .filter(|one| one.agent_id == agent_id)
         .ok_or_else(missing)?;
-    let now = clock::now();
+    let now = app.store.now();
     let version = match &one.version_id {
         Some(id) => app.store.version(account, id).await?,
         None => None,

@@ -1,7 +1,7 @@
 //! POST /agents/{id}/executions/{eid}/cancel: answers once the work has really stopped.
 
 use super::found;
-use crate::{app::App, clock, door::Who, error::Answer, openapi, params::Path, respond};
+use crate::{app::App, door::Who, error::Answer, openapi, params::Path, respond};
 use axum::{extract::State, response::Response};
 use domain::{
     Error,
@@ -95,6 +95,6 @@ async fn take_back(app: &App, key: &Key) -> Answer<bool> {
     );
     Ok(app
         .store
-        .cancel_queued_execution(key, &failure, clock::now())
+        .cancel_queued_execution(key, &failure, app.store.now())
         .await?)
 }

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     app::App,
-    body, clock, door,
+    body, door,
     door::Who,
     error::{Answer, Refusal},
     known::Chosen,
@@ -91,7 +91,7 @@ pub async fn execute(
     Path(agent_id): Path<String>,
     request: Request,
 ) -> Answer<Response> {
-    let accepted_at = clock::now();
+    let accepted_at = app.store.now();
     let agent_id = door::reach(&who, &agent_id)?;
     let streamed = sse::wanted(request.headers());
     let after = sse::last_event_id(request.headers())?;
@@ -294,7 +294,7 @@ pub async fn unanswered(
         );
         return Error::new(Kind::Timeout, message).because(error).into();
     }
-    let now = clock::now();
+    let now = app.store.now();
     let end = End {
         key: key.clone(),
         attempt: 0,

@@ -38,7 +38,7 @@ pub async fn address_of(app: &App, node: &NodeId) -> Result<Option<String>> {
 
 /// Where all living nodes are asked.
 pub async fn addresses(app: &App) -> Result<Vec<String>> {
-    let now = crate::clock::now();
+    let now = app.store.now();
     let nodes = app.store.nodes().await?;
     let alive = nodes
         .into_iter()

@@ -1,6 +1,6 @@
 //! GET /system/health: what monitor probed, and where monitor is silent, what can be probed from here.
 
-use crate::{app::App, clock, door::Who, error::Answer, monitor, openapi, respond};
+use crate::{app::App, door::Who, error::Answer, monitor, openapi, respond};
 use axum::{extract::State, response::Response};
 use domain::{
     Timestamp,
@@ -106,7 +106,7 @@ const PROBE: Duration = Duration::from_secs(2);
     responses((status = 200, body = SystemHealth)))]
 pub async fn health(State(app): State<App>, who: Who) -> Answer<Response> {
     who.key.reaches_all()?;
-    let now = clock::now();
+    let now = app.store.now();
     let (said, database, bus) = tokio::join!(
         monitor::system(&app, &who.key.account),
         probe(app.store.ping()),
