@@ -37,7 +37,7 @@ async fn on_a_worker(
 
 async fn requests(concurrency: u32) -> Result<f64, Error> {
     let bus = Bus::memory(Limits::default());
-    let subject = Subject::run("acct", "ver_1");
+    let subject = Subject::run("acct", "ver_1", "node_1");
     let mut requests = bus.serve(&subject, Some("executors")).await?;
     let mut server = JoinSet::new();
     server.spawn(async move {

@@ -3,7 +3,7 @@
 //!
 //! | subject | kind | who takes it |
 //! |--|--|--|
-//! | `phalanx.v1.<account>.run.<version>` | request | one executor of the queue group: a sync execution |
+//! | `phalanx.v1.<account>.run.<version>.<node>` | request | that executor: a sync execution |
 //! | `phalanx.v1.<account>.cancel.<version>` | request | every hosting executor; only the one that holds the execution answers |
 //! | `phalanx.v1.<account>.work.<version>.<high\|normal\|low>` | durable | one executor: an async execution |
 //! | `phalanx.v1.<account>.deploy` | durable | one deployer |
@@ -45,8 +45,13 @@ impl Priority {
 pub struct Subject(String);
 
 impl Subject {
-    pub fn run(account: &str, version: &str) -> Self {
-        Self(format!("{ROOT}.{}.run.{}", Token(account), Token(version)))
+    pub fn run(account: &str, version: &str, node: &str) -> Self {
+        Self(format!(
+            "{ROOT}.{}.run.{}.{}",
+            Token(account),
+            Token(version),
+            Token(node)
+        ))
     }
 
     pub fn cancel(account: &str, version: &str) -> Self {
@@ -216,13 +221,13 @@ mod tests {
         assert!(!Pattern::events(Some("acc"), None).matches(&subject));
         assert!(!Pattern::events(Some("*"), None).matches(&subject));
         assert!(!Pattern::events(None, Some(">")).matches(&subject));
-        assert!(!Pattern::events(None, None).matches(&Subject::run("acct", "v")));
+        assert!(!Pattern::events(None, None).matches(&Subject::run("acct", "v", "n")));
     }
 
     #[test]
     fn the_written_grammar() {
         let all = [
-            Subject::run("acct", "ver_1"),
+            Subject::run("acct", "ver_1", "node_1"),
             Subject::cancel("acct", "ver_1"),
             Subject::work("acct", "ver_1", Priority::High),
             Subject::deploy("a.b"),
@@ -233,7 +238,7 @@ mod tests {
         assert_eq!(
             all.map(|subject| subject.0),
             [
-                "phalanx.v1.acct.run.ver_1",
+                "phalanx.v1.acct.run.ver_1.node_1",
                 "phalanx.v1.acct.cancel.ver_1",
                 "phalanx.v1.acct.work.ver_1.high",
                 "phalanx.v1.a%2Eb.deploy",

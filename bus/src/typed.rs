@@ -3,7 +3,7 @@
 use crate::{Bus, Error, Message, Pattern, Priority, Subject};
 use domain::{
     Kind, Result, Timestamp,
-    id::{AccountId, AgentId, DeploymentId, ExecutionId, VersionId},
+    id::{AccountId, AgentId, DeploymentId, ExecutionId, NodeId, VersionId},
 };
 use proto::{
     convert::{Execute, Reply, encode, read},
@@ -11,11 +11,12 @@ use proto::{
 };
 use std::time::Duration;
 
-/// Deployments of all accounts share one lane; each names its account.
-const DEPLOYMENTS: &str = "all";
+/// Of no account: deployments of all of them share one lane, each names its own; and beats are nobody's.
+const ALL: &str = "all";
 
 /// Kinds of events, as their subjects name them.
 pub const EVENT: &str = "changed";
+const BEAT: &str = "alive";
 
 impl From<Error> for domain::Error {
     fn from(error: Error) -> Self {
@@ -43,6 +44,15 @@ impl From<Error> for domain::Error {
     }
 }
 
+/// Nobody took this request: nothing of it was done, and nothing will be.
+pub fn untaken(error: &domain::Error) -> bool {
+    let source = std::error::Error::source(error);
+    matches!(
+        source.and_then(|source| source.downcast_ref::<Error>()),
+        Some(Error::NoResponders | Error::Busy | Error::Full | Error::TooLarge { .. })
+    )
+}
+
 pub fn priority(priority: domain::execution::Priority) -> Priority {
     match priority {
         domain::execution::Priority::High => Priority::High,
@@ -52,9 +62,18 @@ pub fn priority(priority: domain::execution::Priority) -> Priority {
 }
 
 impl Bus {
-    /// Runs a sync or streamed execution: the answer of the executor that took it.
-    pub async fn execute(&self, execute: &Execute, deadline: Duration) -> Result<Reply> {
-        let subject = Subject::run(execute.account.as_str(), execute.version_id.as_str());
+    /// Runs a sync or streamed execution on that node: its answer.
+    pub async fn execute(
+        &self,
+        execute: &Execute,
+        node: &NodeId,
+        deadline: Duration,
+    ) -> Result<Reply> {
+        let subject = Subject::run(
+            execute.account.as_str(),
+            execute.version_id.as_str(),
+            node.as_str(),
+        );
         let answer = self
             .request(&subject, Message::new(execute.encode()?), deadline)
             .await?;
@@ -111,6 +130,16 @@ impl Bus {
             .await?)
     }
 
+    /// Says to all gateways that the sender lives.
+    pub async fn beat(&self, alive: v1::Alive) -> Result<()> {
+        let event = v1::Event {
+            event: Some(v1::event::Event::Alive(alive)),
+        };
+        Ok(self
+            .publish(&Subject::event(ALL, BEAT), Message::new(encode(&event)))
+            .await?)
+    }
+
     /// Tells all who listen now. Nobody may depend on hearing it.
     pub async fn tell(&self, account: &AccountId, event: v1::event::Event) -> Result<()> {
         let event = v1::Event { event: Some(event) };
@@ -132,12 +161,17 @@ fn enqueue_id(execute: &Execute, due_at: Timestamp) -> String {
 
 /// Where deployers take their work from.
 pub fn deployments() -> Subject {
-    Subject::deploy(DEPLOYMENTS)
+    Subject::deploy(ALL)
 }
 
 /// Everything that services tell each other.
 pub fn events() -> Pattern {
     Pattern::events(None, Some(EVENT))
+}
+
+/// Who lives.
+pub fn beats() -> Pattern {
+    Pattern::events(Some(ALL), Some(BEAT))
 }
 
 /// What was told.

@@ -1,12 +1,14 @@
 //! The heartbeat: this node is here, what it has and what it uses. And the tick that lets pools shrink and feeds end.
 
-use crate::host::Node;
+use crate::{host::Node, pool::Pool};
 use domain::Result;
+use proto::v1;
 use std::{sync::Arc, time::Duration};
 use store::nodes::{Capacity, Node as Row};
 use tokio_util::sync::CancellationToken;
 
 const EVERY: Duration = Duration::from_secs(2);
+const ANNOUNCE_EVERY: Duration = Duration::from_secs(1);
 
 pub async fn run(node: Arc<Node>, stop: CancellationToken) {
     let mut tick = tokio::time::interval(EVERY);
@@ -22,6 +24,36 @@ pub async fn run(node: Arc<Node>, stop: CancellationToken) {
         node.hub.tidy();
         if let Err(error) = beat(&node).await {
             tracing::warn!(error = ?error, "the heartbeat was not kept");
+        }
+    }
+}
+
+/// Says to the gateways every second that this node lives and what it can take. Nobody depends on one of them.
+pub async fn announce(node: Arc<Node>, stop: CancellationToken) {
+    let mut tick = tokio::time::interval(ANNOUNCE_EVERY);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = tick.tick() => {}
+        }
+        let room = |pool: Arc<Pool>| {
+            let (free, waiting) = pool.room();
+            v1::Room {
+                version_id: pool.version.id.to_string(),
+                free,
+                waiting,
+            }
+        };
+        let alive = v1::Alive {
+            service: "executor".to_owned(),
+            id: node.config.node_id.to_string(),
+            at_ms: node.store.now().0,
+            boot_id: node.boot_id.to_string(),
+            rooms: node.pools().into_iter().map(room).collect(),
+        };
+        if let Err(error) = node.bus.beat(alive).await {
+            tracing::debug!(error = ?error, "gateways were not told that this node lives");
         }
     }
 }

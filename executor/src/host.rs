@@ -177,6 +177,7 @@ impl Executor {
         let background = TaskTracker::new();
         background.spawn(server);
         background.spawn(beat::run(Arc::clone(&node), quiet.clone()));
+        background.spawn(beat::announce(Arc::clone(&node), quiet.clone()));
         background.spawn(sweep::run(Arc::clone(&node), quiet.clone()));
         stop.cancelled().await;
         node.drain().await;

@@ -2,7 +2,7 @@
 
 use crate::{host::Node, pool::Pool, run::Verdict};
 use bus::{Delivery, Message, Priority, Request, Requests, Subject, Work, WorkOptions};
-use domain::{Result, Timestamp, execution::Status};
+use domain::Result;
 use proto::{
     convert::{self, Execute, Reply},
     v1,
@@ -11,7 +11,7 @@ use std::{sync::Arc, time::Duration};
 use store::executions::Key;
 use tokio_util::sync::CancellationToken;
 
-/// Executors of one version share its requests.
+/// One serves its own requests; a group's refusals are said at once.
 const GROUP: &str = "executors";
 const ACK_WAIT: Duration = Duration::from_secs(30);
 /// Redeliveries are counted by the row, not by the bus; this only ends what can never be read.
@@ -25,7 +25,10 @@ pub async fn serve(node: &Arc<Node>, pool: &Arc<Pool>, stop: &CancellationToken)
     let (account, version) = (pool.version.account.as_str(), pool.version.id.as_str());
     let runs = node
         .bus
-        .serve(&Subject::run(account, version), Some(GROUP))
+        .serve(
+            &Subject::run(account, version, node.config.node_id.as_str()),
+            Some(GROUP),
+        )
         .await?;
     let cancels = node
         .bus
@@ -40,11 +43,12 @@ pub async fn serve(node: &Arc<Node>, pool: &Arc<Pool>, stop: &CancellationToken)
     node.tasks
         .spawn(take_cancels(Arc::clone(node), cancels, stop.clone()));
     let spec = &pool.version.spec;
-    let slots = spec.scaling.max_instances.max(1) as usize
+    // What this node can run at once, so that the rest stays for the others.
+    let slots = pool.picture().envelope.max_instances.max(1) as usize
         * spec.configuration.concurrent_executions as usize;
     for lane in Priority::ALL {
         let options = WorkOptions {
-            max_in_flight: (slots + LOOK_AHEAD).min(MOST_IN_HAND),
+            max_in_flight: (slots + slots.min(LOOK_AHEAD)).min(MOST_IN_HAND),
             ack_wait: ACK_WAIT,
             max_deliver: MAX_DELIVER,
         };
@@ -63,16 +67,27 @@ pub async fn serve(node: &Arc<Node>, pool: &Arc<Pool>, stop: &CancellationToken)
 }
 
 async fn take_runs(node: Arc<Node>, pool: Arc<Pool>, mut runs: Requests, stop: CancellationToken) {
-    loop {
-        let request = tokio::select! {
-            () = stop.cancelled() => return,
-            request = runs.next() => request,
-        };
-        let Some(request) = request else { return };
+    let take = |request| {
         let (node, pool) = (Arc::clone(&node), Arc::clone(&pool));
         node.tasks
             .clone()
             .spawn(async move { attend(&node, &pool, request).await });
+    };
+    loop {
+        let request = tokio::select! {
+            () = stop.cancelled() => break,
+            request = runs.next() => request,
+        };
+        let Some(request) = request else { return };
+        take(request);
+    }
+    // What the bus has handed over already is refused in words, so that no caller wonders whether it was run.
+    for _ in 0..MOST_IN_HAND {
+        let waiting = tokio::time::timeout(Duration::ZERO, runs.next());
+        let Ok(Some(request)) = waiting.await else {
+            return;
+        };
+        take(request);
     }
 }
 
@@ -95,30 +110,13 @@ async fn attend(node: &Node, pool: &Arc<Pool>, mut request: Request) {
         if let Reply::Refused(error) = node.runner.attended(pool, &execute).await {
             node.hub.end(
                 &crate::run::key(&execute),
-                refused(&execute, &error, node.store.now()),
+                crate::run::refused_outcome(&execute, &error, node.store.now()),
             );
         }
         return;
     }
     let reply = node.runner.attended(pool, &execute).await;
     answer(request, &reply).await;
-}
-
-/// What a watcher is told of a stream that could not be run.
-fn refused(execute: &Execute, error: &domain::Error, at: Timestamp) -> v1::Outcome {
-    let failure = domain::execution::Failure::new(
-        domain::execution::FailureCode::InitFailed,
-        domain::execution::FailurePhase::Spawn,
-        error.message.clone(),
-    );
-    v1::Outcome {
-        status: Status::Failed.as_str().to_owned(),
-        error: serde_json::to_vec(&failure).unwrap_or_default().into(),
-        accepted_at_ms: execute.accepted_at.0,
-        completed_at_ms: at.0,
-        usage: bytes::Bytes::from_static(b"{}"),
-        ..v1::Outcome::default()
-    }
 }
 
 async fn answer(request: Request, reply: &Reply) {

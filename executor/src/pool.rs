@@ -439,6 +439,21 @@ impl Pool {
         }
     }
 
+    /// Seats that are free, or would be after growing as far as it may, and how many wait for one.
+    pub fn room(&self) -> (u32, u32) {
+        let state = self.state();
+        if state.is_over() {
+            return (0, 0);
+        }
+        let most = state
+            .envelope
+            .max_instances
+            .saturating_mul(self.version.spec.configuration.concurrent_executions);
+        let taken: u32 = state.seats.iter().map(|seat| seat.in_flight).sum();
+        let waiting = u32::try_from(state.waiting.len()).unwrap_or(u32::MAX);
+        (most.saturating_sub(taken), waiting)
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

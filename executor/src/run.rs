@@ -1,6 +1,7 @@
 //! Runs executions: a seat, a call, its end recorded once, another attempt where the policy says so.
 
 mod abandoned;
+mod refused;
 
 use crate::{
     call::{self, Attempted, Calling},
@@ -14,6 +15,7 @@ use domain::{
     execution::{Attempt, Ending, Failure, FailureCode, FailurePhase, Mode, Outcome, Status},
 };
 use proto::convert::{self, Execute, Reply};
+pub use refused::outcome as refused_outcome;
 use serde_json::value::RawValue;
 use std::{sync::Arc, time::Duration};
 use store::{
@@ -85,6 +87,11 @@ impl Runner {
             losses: 0,
             attempts: Vec::new(),
         };
+        if execute.losses > 0 && !self.look(&mut road).await? {
+            return Err(Error::conflict(
+                "another executor has it, or it has its outcome",
+            ));
+        }
         let input = self.input(execute, &road.key).await?;
         loop {
             let lease = match self.seat(pool, execute, &hold.handle, Some(patience)).await {
@@ -120,13 +127,13 @@ impl Runner {
                 Seat::Full => {
                     let message = "no instance was free within the execution's timeout";
                     return self
-                        .refuse(execute, &road, &hold, Error::new(Kind::Exhausted, message))
+                        .refuse(execute, &road, hold, Error::new(Kind::Exhausted, message))
                         .await;
                 }
                 Seat::Closed => {
                     let message = "the version is no longer running here; try again";
                     return self
-                        .refuse(execute, &road, &hold, Error::unavailable(message))
+                        .refuse(execute, &road, hold, Error::unavailable(message))
                         .await;
                 }
             };
@@ -424,7 +431,15 @@ impl Runner {
             queue_ms,
             usage: outcome.usage.clone(),
         };
-        let recorded = self.record(end, execute.options.mode).await?;
+        let recorded = self.record(end, execute.options.mode).await;
+        let recorded = recorded.map_err(|error| match error.kind {
+            // It was run: nobody may take this for a refusal and run it elsewhere.
+            Kind::Unavailable | Kind::Exhausted => {
+                let message = "it was run, and its end could not be recorded in time";
+                Error::new(Kind::Timeout, message).because(error)
+            }
+            _ => error,
+        })?;
         let outcome = recorded.unwrap_or(outcome);
         if self.hub.is_watched(&road.key) {
             self.hub.end(&road.key, convert::outcome(&outcome)?);
@@ -476,29 +491,6 @@ impl Runner {
             usage: attempted.usage.clone(),
         };
         self.store.end_execution(end).await.map(|_| ())
-    }
-
-    /// No seat for the caller: said to it, and recorded.
-    async fn refuse(
-        &self,
-        execute: &Execute,
-        road: &Road,
-        hold: &Hold,
-        error: Error,
-    ) -> Result<Outcome> {
-        let failure = Failure::new(
-            FailureCode::InitFailed,
-            FailurePhase::Spawn,
-            error.message.clone(),
-        );
-        self.finish(
-            execute,
-            road,
-            hold,
-            Attempted::unstarted(failure, self.store.now()),
-        )
-        .await?;
-        Err(error)
     }
 }
 

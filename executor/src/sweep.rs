@@ -141,6 +141,7 @@ async fn enqueue(node: &Node, row: &Execution) -> Result<()> {
         caller: row.caller.clone(),
         input: None,
         accepted_at: row.accepted_at,
+        losses: row.losses,
     };
     match node.bus.enqueue_execution(&execute, node.store.now()).await {
         // A later sweep finds it again.

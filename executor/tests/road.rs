@@ -230,6 +230,7 @@ impl World {
             },
             input: Some(RawValue::from_string(input.to_owned()).expect("JSON")),
             accepted_at: now(),
+            losses: 0,
         }
     }
 
@@ -248,12 +249,22 @@ impl World {
         assert!(self.store.insert_execution(new).await.expect("inserted"));
     }
 
+    /// As the gateway does, when nobody took it.
+    async fn withdraw(&self, execute: &Execute) {
+        let withdraw = executions::Withdraw {
+            key: key(execute),
+            accepted_at: execute.accepted_at,
+        };
+        let withdrawn = self.store.withdraw_execution(withdraw).await;
+        assert!(withdrawn.expect("rows"), "it was begun, or has an end");
+    }
+
     async fn run(&self, input: &str, timeout_s: u32) -> (Execute, domain::execution::Outcome) {
         let execute = self.execution(input, Mode::Sync, timeout_s);
         self.insert(&execute).await;
         match self
             .bus
-            .execute(&execute, Duration::from_secs(60))
+            .execute(&execute, &self.node, Duration::from_secs(60))
             .await
             .expect("an answer")
         {
@@ -280,6 +291,45 @@ impl World {
             assert!(tokio::time::Instant::now() < deadline, "not ended: {row:?}");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+    }
+
+    /// The seat is taken once its holder's row says so.
+    async fn until_running(&self) {
+        let filter = executions::Filter {
+            status: Some(Status::Running),
+            ..executions::Filter::default()
+        };
+        let (account, agent) = (AccountId::default_account(), "echo".parse().expect("an id"));
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+        loop {
+            let running = self.store.executions(&account, &agent, &filter, 0, 1);
+            if running.await.expect("read").1 > 0 {
+                return;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "never running");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Orders this node to let go of the version.
+    async fn retire(&self) {
+        let (account, id) = (AccountId::default_account(), self.version_id());
+        let wanted = Wanted {
+            version_id: &id,
+            state: State::Retired,
+            min_instances: 0,
+            max_instances: 0,
+        };
+        let placed = self.store.place(&account, &self.node, &wanted, now()).await;
+        let mut client = v1::executor_client::ExecutorClient::new(
+            self.peers.channel(&self.address).expect("a channel"),
+        );
+        let ensure = v1::EnsureRequest {
+            account: account.to_string(),
+            version_id: id.to_string(),
+            generation: placed.expect("placed"),
+        };
+        client.ensure(ensure).await.expect("let go");
     }
 
     async fn end(mut self) {
@@ -406,6 +456,84 @@ async fn durable_executions_are_retried_and_cancelled() {
         "{answer:?}"
     );
     assert_eq!(world.row(&execute).await.status, Status::Cancelled);
+    world.end().await;
+}
+
+/// One that found no seat was never begun: its inserter can take the row back, and the same id runs when it is tried again.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_refused_can_be_taken_back() {
+    let world = World::new().await;
+    let source = "import time\ndef handler(input):\n    time.sleep(input)\n    return input\n";
+    world
+        .version(source, |spec| {
+            spec.configuration.concurrent_executions = 1;
+            spec.scaling.max_instances = 1;
+        })
+        .await;
+    let busy = |seconds: &str| {
+        let execute = world.execution(seconds, Mode::Sync, 60);
+        let world = &world;
+        async move {
+            world.insert(&execute).await;
+            world
+                .bus
+                .execute(&execute, &world.node, Duration::from_secs(60))
+                .await
+        }
+    };
+    let refused = async {
+        world.until_running().await;
+        let execute = world.execution("0", Mode::Sync, 1);
+        // As of a gateway elsewhere: the row comes while the call waits already.
+        let (_, reply) = tokio::join!(
+            world.insert(&execute),
+            world
+                .bus
+                .execute(&execute, &world.node, Duration::from_secs(60))
+        );
+        assert!(
+            matches!(&reply, Ok(Reply::Refused(error)) if error.kind == domain::Kind::Exhausted),
+            "{reply:?}"
+        );
+        world.withdraw(&execute).await;
+        execute
+    };
+    let (held, mut execute) = tokio::join!(busy("4"), refused);
+    assert!(
+        matches!(&held, Ok(Reply::Outcome(outcome)) if outcome.status == Status::Completed),
+        "{held:?}"
+    );
+    (execute.accepted_at, execute.options.timeout_s) = (now(), 30);
+    world.insert(&execute).await;
+    let reply = world
+        .bus
+        .execute(&execute, &world.node, Duration::from_secs(60))
+        .await;
+    assert!(
+        matches!(&reply, Ok(Reply::Outcome(outcome)) if outcome.status == Status::Completed),
+        "{reply:?}"
+    );
+    assert_eq!(world.row(&execute).await.status, Status::Completed);
+
+    // A version that leaves refuses those who wait for a seat of it.
+    let waiting = world.execution("0", Mode::Sync, 60);
+    let leave = async {
+        world.until_running().await;
+        world.insert(&waiting).await;
+        let (reply, ()) = tokio::join!(
+            world
+                .bus
+                .execute(&waiting, &world.node, Duration::from_secs(60)),
+            world.retire()
+        );
+        reply
+    };
+    let (_, reply) = tokio::join!(busy("20"), leave);
+    assert!(
+        matches!(&reply, Ok(Reply::Refused(error)) if error.kind == domain::Kind::Unavailable),
+        "{reply:?}"
+    );
+    world.withdraw(&waiting).await;
     world.end().await;
 }
 

@@ -84,13 +84,21 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .await?
         .ok_or("no version")?;
     let traffic = Traffic::all_to(found.id.clone(), version);
+    let node = domain::id::NodeId::from_uuid(uuid::Uuid::from_u128(1));
+    let wanted = store::envelopes::Wanted {
+        version_id: &found.id,
+        state: domain::envelope::State::Serving,
+        min_instances: 1,
+        max_instances: 1,
+    };
+    store.place(&account, &node, &wanted, Timestamp(1)).await?;
     store
         .set_traffic(&account, &agent, &row.incarnation, &traffic, Timestamp(1))
         .await?;
 
     let mut requests = bus
         .serve(
-            &Subject::run(account.as_str(), found.id.as_str()),
+            &Subject::run(account.as_str(), found.id.as_str(), node.as_str()),
             Some("executors"),
         )
         .await?;

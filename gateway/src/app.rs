@@ -1,12 +1,15 @@
 //! What every handler shares.
 
-use crate::{config::Config, keys::Keys, known::Agents, meter::Meter, ready::Readiness};
+use crate::{
+    config::Config, hosts::Hosts, keys::Keys, known::Agents, meter::Meter, ready::Readiness,
+};
 use bus::Bus;
 use domain::Timestamp;
 use proto::peer::Peers;
 use std::{ops::Deref, sync::Arc};
 use store::Store;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use uuid::Uuid;
 
 #[derive(Clone)]
 pub struct App(Arc<Shared>);
@@ -19,9 +22,12 @@ pub struct Shared {
     pub monitors: Vec<String>,
     /// What clients call us by, `…/api/v1`.
     pub base_url: String,
+    /// Tells this gateway from the others.
+    pub instance: Uuid,
     pub started_at: Timestamp,
     pub keys: Keys,
     pub agents: Agents,
+    pub hosts: Hosts,
     pub meter: Meter,
     pub readiness: Readiness,
     /// Changes that go on when their caller hangs up.

@@ -7,7 +7,7 @@ use crate::{
 use domain::{
     Error, Result,
     deployment::{Kind, Status},
-    id::{AccountId, AgentId, VersionId},
+    id::{AccountId, AgentId, NodeId, VersionId},
     traffic::{Route, Traffic},
 };
 use std::{sync::Arc, time::Duration};
@@ -16,8 +16,9 @@ use store::{Store, deployments::Deployment};
 #[derive(Debug)]
 pub struct Agent {
     traffic: Traffic,
-    /// Beside the routes: what an execution takes from its version's configuration.
+    /// Beside the routes: what an execution takes from its version's configuration, and who runs it.
     timeouts_s: Vec<u32>,
+    hosts: Vec<Arc<[NodeId]>>,
     /// Where nothing answers: the newest deployment.
     newest: Option<Deployment>,
 }
@@ -28,6 +29,7 @@ pub struct Chosen<'a> {
     pub version_id: &'a VersionId,
     pub version: &'a semver::Version,
     pub timeout_s: u32,
+    pub hosts: &'a Arc<[NodeId]>,
 }
 
 type Key = (AccountId, AgentId);
@@ -71,6 +73,17 @@ impl Agents {
         found.ok_or_else(|| Error::not_found(format!("agent {agent}")))
     }
 
+    /// Who runs a version now, read anew: what was remembered was not true any more.
+    pub async fn hosts_anew(
+        &self,
+        store: &Store,
+        (account, agent): (&AccountId, &AgentId),
+        version: &VersionId,
+    ) -> Result<Arc<[NodeId]>> {
+        self.forget(account.clone(), agent.clone());
+        hosts(store, account, version).await
+    }
+
     pub fn forget(&self, account: AccountId, agent: AgentId) {
         self.0.forget(&(account, agent));
     }
@@ -86,7 +99,9 @@ async fn read(store: &Store, account: &AccountId, id: &AgentId) -> Result<Option
     };
     let traffic = store.traffic(&agent.incarnation).await?;
     let mut timeouts_s = Vec::with_capacity(traffic.routes.len());
+    let mut hosting = Vec::with_capacity(traffic.routes.len());
     for route in &traffic.routes {
+        hosting.push(hosts(store, account, &route.version_id).await?);
         let version = store.version(account, &route.version_id).await?;
         let version = version
             .ok_or_else(|| Error::internal(format!("agent {id} has a route to no version")))?;
@@ -100,8 +115,15 @@ async fn read(store: &Store, account: &AccountId, id: &AgentId) -> Result<Option
     Ok(Some(Arc::new(Agent {
         traffic,
         timeouts_s,
+        hosts: hosting,
         newest,
     })))
+}
+
+/// Also those who only finish what comes: an older version listens until its traffic has moved.
+async fn hosts(store: &Store, account: &AccountId, version: &VersionId) -> Result<Arc<[NodeId]>> {
+    let placed = store.envelopes_of_version(account, version).await?;
+    Ok(placed.into_iter().map(|placed| placed.node_id).collect())
 }
 
 impl Agent {
@@ -110,18 +132,17 @@ impl Agent {
         let Some(route) = self.traffic.pick(draw) else {
             return Err(self.nobody(id));
         };
-        let same = |(other, _): &(&Route, &u32)| other.version_id == route.version_id;
-        let timeout_s = self
-            .traffic
-            .routes
-            .iter()
-            .zip(&self.timeouts_s)
-            .find(same)
-            .map_or(30, |(_, timeout)| *timeout);
+        let same = |other: &Route| other.version_id == route.version_id;
+        let place = self.traffic.routes.iter().position(same).unwrap_or(0);
+        let (Some(timeout_s), Some(hosts)) = (self.timeouts_s.get(place), self.hosts.get(place))
+        else {
+            return Err(Error::internal(format!("a route of agent {id} is half known")).into());
+        };
         Ok(Chosen {
             version_id: &route.version_id,
             version: &route.version,
-            timeout_s,
+            timeout_s: *timeout_s,
+            hosts,
         })
     }
 

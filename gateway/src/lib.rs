@@ -15,6 +15,7 @@ mod door;
 mod error;
 mod estimate;
 mod fields;
+mod hosts;
 mod inbox;
 mod json;
 pub mod key;
@@ -63,6 +64,7 @@ pub struct Gateway {
     address: SocketAddr,
     app: App,
     events: bus::Events,
+    beats: bus::Events,
 }
 
 pub async fn bind(config: Config, deps: Deps) -> Result<Gateway> {
@@ -71,6 +73,7 @@ pub async fn bind(config: Config, deps: Deps) -> Result<Gateway> {
         .local_addr()
         .map_err(|error| Error::internal("the port has no address").because(error))?;
     let events = deps.bus.subscribe(&bus::typed::events()).await?;
+    let beats = deps.bus.subscribe(&bus::typed::beats()).await?;
     let public = config
         .public_url
         .as_deref()
@@ -84,10 +87,12 @@ pub async fn bind(config: Config, deps: Deps) -> Result<Gateway> {
         peers: deps.peers,
         monitors: deps.monitors,
         base_url,
+        instance: uuid::Uuid::new_v4(),
         started_at: deps.store.now(),
         store: deps.store,
         keys: Default::default(),
         agents: Default::default(),
+        hosts: Default::default(),
         meter: Default::default(),
         readiness: Readiness::default(),
         changes: TaskTracker::new(),
@@ -100,6 +105,7 @@ pub async fn bind(config: Config, deps: Deps) -> Result<Gateway> {
         address,
         app,
         events,
+        beats,
     })
 }
 
@@ -119,16 +125,21 @@ impl Gateway {
             listener,
             app,
             events,
+            beats,
             ..
         } = self;
         let mut rooms = JoinSet::new();
         rooms.spawn(inbox::run(app.clone(), events, app.closing.clone()));
+        let behind = CancellationToken::new();
+        rooms.spawn(inbox::hear(app.clone(), beats, behind.clone()));
+        rooms.spawn(inbox::beat(app.clone(), behind.clone()));
         let served = listen::serve(listener, app.clone(), &stop).await;
         app.changes.close();
         // Changes whose callers have gone; each has its own deadlines.
         tokio::time::timeout(app.config.drain, app.changes.wait())
             .await
             .ok();
+        behind.cancel();
         rooms.shutdown().await;
         served
     }

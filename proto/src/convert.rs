@@ -27,6 +27,8 @@ pub struct Execute {
     /// `None`: read it from the execution's row.
     pub input: Option<Box<RawValue>>,
     pub accepted_at: Timestamp,
+    /// Executors that were lost while they ran it, for a caller that waits.
+    pub losses: u32,
 }
 
 /// What an executor answers on the bus.
@@ -87,6 +89,7 @@ impl Execute {
                 .unwrap_or_default(),
             input_by_reference: input.is_none(),
             accepted_at_ms: self.accepted_at.0,
+            losses: self.losses,
         };
         Ok(message.encode_to_vec().into())
     }
@@ -106,6 +109,7 @@ impl Execute {
                 Some(raw(message.input, "input")?)
             },
             accepted_at: Timestamp(message.accepted_at_ms),
+            losses: message.losses,
         })
     }
 }
@@ -298,6 +302,7 @@ mod tests {
             },
             input: Some(RawValue::from_string(input).expect("JSON")),
             accepted_at: Timestamp(5),
+            losses: 3,
         }
     }
 

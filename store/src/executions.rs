@@ -80,6 +80,14 @@ pub struct End {
     pub usage: Usage,
 }
 
+/// What was refused before any attempt of it began was never accepted: its inserter or its executor takes the row back.
+#[derive(Debug, Clone)]
+pub struct Withdraw {
+    pub key: Key,
+    /// The same id may have been accepted anew.
+    pub accepted_at: Timestamp,
+}
+
 #[derive(Debug, Clone)]
 pub struct Progress {
     pub key: Key,
@@ -292,6 +300,35 @@ impl End {
     }
 }
 
+impl Withdraw {
+    pub(crate) fn statement<'a, DB>(rows: impl Iterator<Item = &'a Self>) -> QueryBuilder<DB>
+    where
+        DB: Database,
+        String: Type<DB> + for<'q> Encode<'q, DB>,
+        i64: Type<DB> + for<'q> Encode<'q, DB>,
+    {
+        let mut query = QueryBuilder::new(
+            "DELETE FROM executions WHERE status = 'queued' AND attempt = 0 AND (",
+        );
+        // Not `IN (VALUES …)`: SQLite scans the whole table for that.
+        let mut terms = query.separated(" OR ");
+        for row in rows {
+            terms
+                .push("(account = ")
+                .push_bind_unseparated(row.key.account.as_str().to_owned())
+                .push_unseparated(" AND agent_id = ")
+                .push_bind_unseparated(row.key.agent_id.as_str().to_owned())
+                .push_unseparated(" AND id = ")
+                .push_bind_unseparated(row.key.id.as_str().to_owned())
+                .push_unseparated(" AND accepted_at = ")
+                .push_bind_unseparated(row.accepted_at.0)
+                .push_unseparated(")");
+        }
+        query.push(") RETURNING account, agent_id, id");
+        query
+    }
+}
+
 impl Progress {
     pub(crate) fn statement<DB>(&self) -> QueryBuilder<DB>
     where
@@ -429,6 +466,13 @@ impl Store {
     pub async fn end_execution(&self, end: End) -> Result<bool> {
         self.writer
             .write(|answer| Op::End(Box::new(end), answer))
+            .await
+    }
+
+    /// `false`: an attempt of it began, it has its outcome, or there is no such row (yet).
+    pub async fn withdraw_execution(&self, withdraw: Withdraw) -> Result<bool> {
+        self.writer
+            .write(|answer| Op::Withdraw(Box::new(withdraw), answer))
             .await
     }
 

@@ -3,7 +3,7 @@
 use crate::{
     Config, Secrets, Store,
     db::Db,
-    executions::{self, End, Holder, Key, New, Progress, Start},
+    executions::{self, End, Holder, Key, New, Progress, Start, Withdraw},
     logs,
 };
 use domain::{
@@ -118,6 +118,12 @@ async fn nothing_on_the_path_of_an_execution_scans_the_executions() {
     };
     let starts = vec![start.clone(); 50];
     let ends: Vec<End> = (0..50).map(end).collect();
+    let withdrawals: Vec<Withdraw> = (0..500)
+        .map(|n| Withdraw {
+            key: key(n),
+            accepted_at: Timestamp(0),
+        })
+        .collect();
     let (page, total) = executions::list_sql(std::iter::empty());
     let (filtered, _) = executions::list_sql(["status", "session_id"].into_iter());
     // With and without what ANALYZE learns.
@@ -128,7 +134,7 @@ async fn nothing_on_the_path_of_an_execution_scans_the_executions() {
                 .await
                 .expect("analyzes");
         }
-        let statements: [(&str, String); 12] = [
+        let statements: [(&str, String); 13] = [
             (
                 "start one",
                 Start::statement::<sqlx::Sqlite>(std::iter::once(&start))
@@ -153,6 +159,13 @@ async fn nothing_on_the_path_of_an_execution_scans_the_executions() {
             (
                 "end many",
                 End::statement::<sqlx::Sqlite>(ends.iter())
+                    .sql()
+                    .as_str()
+                    .to_owned(),
+            ),
+            (
+                "withdraw many",
+                Withdraw::statement::<sqlx::Sqlite>(withdrawals.iter())
                     .sql()
                     .as_str()
                     .to_owned(),

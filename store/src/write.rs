@@ -1,12 +1,12 @@
 //! Group commit for what every execution writes: one task takes what has queued and commits it together.
 //!
 //! Nobody sleeps to fill a batch: while one commits, the next collects. Within a batch, inserts come before starts, starts
-//! before ends, ends before log lines; a caller that needs an order between batches waits for its answer. A batch that the
+//! before ends, ends before withdrawals, these before log lines; a caller that needs an order between batches waits for its answer. A batch that the
 //! database refuses is written again one by one, so that nobody fails for what another one wrote.
 
 use crate::{
     db::{Db, failed},
-    executions::{self, End, Key, New, Progress, Start},
+    executions::{self, End, Key, New, Progress, Start, Withdraw},
     logs::Entry,
 };
 use domain::{Error, Kind, Result};
@@ -32,6 +32,7 @@ pub(crate) enum Op {
     Insert(Box<New>, Answer),
     Start(Box<Start>, Answer),
     End(Box<End>, Answer),
+    Withdraw(Box<Withdraw>, Answer),
     Progress(Progress),
     Logs(Vec<Entry>),
     Flush(oneshot::Sender<()>),
@@ -93,6 +94,7 @@ struct Batch {
     inserts: Vec<(Box<New>, Answer)>,
     starts: Vec<(Box<Start>, Answer)>,
     ends: Vec<(Box<End>, Answer)>,
+    withdrawals: Vec<(Box<Withdraw>, Answer)>,
     progress: Vec<Progress>,
     logs: Vec<Entry>,
     flushes: Vec<oneshot::Sender<()>>,
@@ -104,6 +106,7 @@ impl Batch {
             Op::Insert(new, answer) => self.inserts.push((new, answer)),
             Op::Start(start, answer) => self.starts.push((start, answer)),
             Op::End(end, answer) => self.ends.push((end, answer)),
+            Op::Withdraw(withdraw, answer) => self.withdrawals.push((withdraw, answer)),
             Op::Progress(progress) => self.progress.push(progress),
             Op::Logs(entries) => self.logs.extend(entries),
             Op::Flush(done) => self.flushes.push(done),
@@ -149,6 +152,7 @@ impl Batch {
             + self.inserts.len()
             + self.starts.len()
             + self.ends.len()
+            + self.withdrawals.len()
             + self.progress.len()
             + self.logs.len()
     }
@@ -171,6 +175,10 @@ impl Batch {
             ends: vec![one],
             ..Self::default()
         });
+        let withdrawals = self.withdrawals.into_iter().map(|one| Self {
+            withdrawals: vec![one],
+            ..Self::default()
+        });
         let progress = self.progress.into_iter().map(|one| Self {
             progress: vec![one],
             ..Self::default()
@@ -187,6 +195,7 @@ impl Batch {
             .chain(inserts)
             .chain(starts)
             .chain(ends)
+            .chain(withdrawals)
             .chain(progress)
             .chain(logs)
             .chain(flushes)
@@ -230,6 +239,7 @@ struct Changed {
     inserts: HashSet<usize>,
     starts: HashSet<usize>,
     ends: HashSet<usize>,
+    withdrawals: HashSet<usize>,
 }
 
 fn answer(batch: Batch, changed: &Result<Changed>) {
@@ -269,6 +279,14 @@ fn answer(batch: Batch, changed: &Result<Changed>) {
         batch.ends.into_iter().map(|(_, answer)| answer).collect(),
         |changed| &changed.ends,
     );
+    say(
+        batch
+            .withdrawals
+            .into_iter()
+            .map(|(_, answer)| answer)
+            .collect(),
+        |changed| &changed.withdrawals,
+    );
     for done in batch.flushes {
         done.send(()).ok();
     }
@@ -304,6 +322,7 @@ macro_rules! apply {
         keyed!($connection, $batch.inserts, New::statement, one => one.0.key, one.0.as_ref(), changed.inserts);
         keyed!($connection, $batch.starts, Start::statement, one => one.0.key, one.0.as_ref(), changed.starts);
         keyed!($connection, $batch.ends, End::statement, one => one.0.key, one.0.as_ref(), changed.ends);
+        keyed!($connection, $batch.withdrawals, Withdraw::statement, one => one.0.key, one.0.as_ref(), changed.withdrawals);
         for progress in &$batch.progress {
             progress
                 .statement()

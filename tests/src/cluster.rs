@@ -98,6 +98,17 @@ impl Cluster {
     pub async fn many(shape: Shape, options: Options) -> Self {
         let base = new_base();
         let backing = Backing::start(&base);
+        Self::upon(base, backing, shape, options).await
+    }
+
+    /// A process a role, whose NATS and Postgres may have bad days.
+    pub async fn with_bad_days(shape: Shape, options: Options) -> Self {
+        let base = new_base();
+        let backing = Backing::of_its_own(&base).await;
+        Self::upon(base, backing, shape, options).await
+    }
+
+    async fn upon(base: PathBuf, backing: Backing, shape: Shape, options: Options) -> Self {
         let mut cluster = Self {
             client: Client::nowhere(),
             parts: Vec::new(),

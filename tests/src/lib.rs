@@ -16,6 +16,7 @@ pub mod cluster;
 pub mod fixtures;
 pub mod part;
 pub mod program;
+pub mod proxy;
 pub mod remains;
 pub mod sse;
 pub mod wait;

@@ -37,7 +37,7 @@ pub async fn hostile_tokens_stay_apart(world: World) -> Result<(), Error> {
         .await?;
     for token in hostile() {
         // As a version: reaches nobody but itself.
-        let subject = Subject::run(&world.account, &token);
+        let subject = Subject::run(&world.account, &token, "node_1");
         assert_eq!(
             other.request(&subject, text("?"), SOON).await,
             Err(Error::NoResponders),

@@ -83,7 +83,7 @@ impl World {
     }
 
     pub fn run(&self) -> Subject {
-        Subject::run(&self.account, "ver_1")
+        Subject::run(&self.account, "ver_1", "node_1")
     }
 
     pub fn work(&self) -> Subject {

@@ -156,16 +156,48 @@ async fn large_inputs_and_outputs_stay_in_the_row() {
 }
 
 #[tokio::test]
-async fn nobody_there_is_503_and_leaves_no_open_row() {
-    let world = World::new().await;
-    world.serving("mine").await;
-    let answer = world.post(EXECUTE, &json!({"execution_id": "e1"})).await;
+async fn nobody_there_is_503_and_the_same_id_can_be_tried_again() {
+    let mut world = World::new().await;
+    let version = world.serving("mine").await;
+    let body = json!({"execution_id": "e1", "input_data": {"parameters": {"n": 1}}});
+    let answer = world.post(EXECUTE, &body).await;
     assert_eq!(
         (answer.status, answer.code(), answer.header("retry-after")),
         (503, "UNAVAILABLE", "1"),
         "{answer:?}"
     );
     let row = world.get("/api/v1/agents/mine/executions/e1").await;
+    assert_eq!((row.status, row.code()), (404, "NOT_FOUND"), "{row:?}");
+    assert_eq!(world.post(EXECUTE, &json!({})).await.status, 503);
+    let list = world.get("/api/v1/agents/mine/executions").await;
+    assert_eq!(list.body["pagination"]["total"], 0, "{list:?}");
+
+    world
+        .execute_by(&version, |execute| Some(echo(execute)))
+        .await;
+    let answer = world.post(EXECUTE, &body).await;
+    assert_eq!(
+        (answer.status, &answer.body["result"]["output"]),
+        (200, &json!({"n": 1})),
+        "{answer:?}"
+    );
+    // Another body is another execution: the id is taken now.
+    let other = world.post(EXECUTE, &json!({"execution_id": "e1"})).await;
+    assert_eq!((other.status, other.code()), (409, "CONFLICT"));
+}
+
+/// A stream's caller may have been told of it before it was refused.
+#[tokio::test]
+async fn a_stream_that_nobody_takes_keeps_its_end() {
+    let world = World::new().await;
+    world.serving("mine").await;
+    let request = world.request("POST", EXECUTE).bearer_auth(&world.key);
+    let request = request
+        .header("accept", "text/event-stream")
+        .json(&json!({"execution_id": "s1"}));
+    let answer = world.send(request).await;
+    assert_eq!((answer.status, answer.code()), (503, "UNAVAILABLE"));
+    let row = world.get("/api/v1/agents/mine/executions/s1").await;
     assert_eq!(
         (
             &row.body["status"],
@@ -174,6 +206,67 @@ async fn nobody_there_is_503_and_leaves_no_open_row() {
         (&json!("failed"), &json!("spawn")),
         "{row:?}"
     );
+}
+
+/// A server that had it may have run it: the outcome is unknown, and the row says so to whoever asks again.
+#[tokio::test]
+async fn what_may_have_been_run_keeps_its_row() {
+    let mut world = World::new().await;
+    let version = world.serving("mine").await;
+    world.execute_by(&version, |_| None).await;
+    let body = json!({"execution_id": "e1"});
+    let answer = world.post(EXECUTE, &body).await;
+    assert_eq!((answer.status, answer.code()), (503, "UNAVAILABLE"));
+    let again = world.post(EXECUTE, &body).await;
+    assert_eq!(
+        (again.status, &again.body["status"]),
+        (200, &json!("failed")),
+        "{again:?}"
+    );
+}
+
+/// Who waits on an execution that is refused meanwhile is told to try again, and then it runs once.
+#[tokio::test(flavor = "multi_thread")]
+async fn callers_of_one_id_that_is_refused_may_all_try_again() {
+    let mut world = World::new().await;
+    let version = world.serving("mine").await;
+    let tries = Arc::new(AtomicU32::new(0));
+    let counted = tries.clone();
+    world
+        .execute_by(&version, move |execute| {
+            if counted.fetch_add(1, Ordering::SeqCst) > 0 {
+                return Some(echo(execute));
+            }
+            // The others have found the row by then.
+            std::thread::sleep(std::time::Duration::from_millis(200));
+            Some(Reply::Refused(Error::new(
+                Kind::Exhausted,
+                "every place is taken",
+            )))
+        })
+        .await;
+    let body = json!({"execution_id": "order-1", "input_data": {"parameters": {"n": 1}}});
+    let all = futures::future::join_all((0..4).map(|_| world.post(EXECUTE, &body))).await;
+    for answer in &all {
+        assert!(
+            matches!(
+                (answer.status, answer.code()),
+                (429, "CAPACITY_EXHAUSTED") | (503, "UNAVAILABLE")
+            ),
+            "{answer:?}"
+        );
+        assert_eq!(answer.header("retry-after"), "1", "{answer:?}");
+    }
+    assert_eq!(tries.load(Ordering::SeqCst), 1);
+    let all = futures::future::join_all((0..4).map(|_| world.post(EXECUTE, &body))).await;
+    for answer in &all {
+        assert_eq!(
+            (answer.status, &answer.body["result"]["output"]),
+            (200, &json!({"n": 1})),
+            "{answer:?}"
+        );
+    }
+    assert_eq!(tries.load(Ordering::SeqCst), 2);
 }
 
 #[tokio::test]
@@ -299,14 +392,15 @@ async fn a_backlog_has_an_end() {
     })
     .await;
     world.serving("mine").await;
-    let answer = world
-        .post(EXECUTE, &json!({"execution_options": {"async": true}}))
-        .await;
+    let body = json!({"execution_id": "a1", "execution_options": {"async": true}});
+    let answer = world.post(EXECUTE, &body).await;
     assert_eq!(
         (answer.status, answer.code()),
         (429, "CAPACITY_EXHAUSTED"),
         "{answer:?}"
     );
+    let row = world.get("/api/v1/agents/mine/executions/a1").await;
+    assert_eq!((row.status, row.code()), (404, "NOT_FOUND"), "{row:?}");
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use bus::{Bus, Limits, Message, Subject};
 use domain::{
     Timestamp,
     execution::{Outcome, Status, Usage},
-    id::{AccountId, AgentId, KeyId, VersionId},
+    id::{AccountId, AgentId, KeyId, NodeId, VersionId},
     key::{Key, Permission},
     traffic::Traffic,
 };
@@ -20,7 +20,7 @@ use proto::{
 };
 use serde_json::{Value, json, value::RawValue};
 use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, sync::Arc};
-use store::{Secrets, Store};
+use store::{Secrets, Store, envelopes::Wanted};
 use tokio::task::JoinSet;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -83,6 +83,11 @@ impl Answer {
             .and_then(|value| value.to_str().ok())
             .unwrap_or("")
     }
+}
+
+/// The executor that hosts every version of these worlds.
+pub fn node() -> NodeId {
+    NodeId::from_uuid(uuid::Uuid::from_u128(1))
 }
 
 impl World {
@@ -208,6 +213,16 @@ impl World {
             .await
             .expect("rows")
             .expect("a version");
+        let wanted = Wanted {
+            version_id: &found.id,
+            state: domain::envelope::State::Serving,
+            min_instances: 1,
+            max_instances: 1,
+        };
+        self.store
+            .place(&account, &node(), &wanted, Timestamp(1))
+            .await
+            .expect("rows");
         let traffic = Traffic::all_to(found.id.clone(), version);
         self.store
             .set_traffic(&account, &agent, &row.incarnation, &traffic, Timestamp(1))
@@ -253,7 +268,11 @@ impl World {
         version: &VersionId,
         answer: impl Fn(&Execute) -> Option<Reply> + Send + 'static,
     ) {
-        let subject = Subject::run(AccountId::default_account().as_str(), version.as_str());
+        let subject = Subject::run(
+            AccountId::default_account().as_str(),
+            version.as_str(),
+            node().as_str(),
+        );
         let mut requests = self
             .bus
             .serve(&subject, Some("executors"))

@@ -1,8 +1,11 @@
 //! The group commit: many writers at once, and each is told the truth about its own write.
 
 use crate::world::{end, json, mine, new, start};
-use domain::{Result, execution::Status};
-use store::{Store, executions::Progress};
+use domain::{Result, Timestamp, execution::Status};
+use store::{
+    Store,
+    executions::{Progress, Withdraw},
+};
 use tokio::task::JoinSet;
 
 /// Ten executions for each of two hundred ids' worth of writers: of ten that do the same, exactly one is told `true`.
@@ -58,6 +61,40 @@ pub async fn two_thousand_writers_each_win_once(store: &Store) -> Result<()> {
             "the outcome is the winner's"
         );
     }
+    Ok(())
+}
+
+/// More than one statement holds, in a batch with starts of the same rows: of each two, one wins, and the row says which.
+pub async fn hundreds_are_withdrawn_at_once(store: &Store) -> Result<()> {
+    const ROWS: usize = 700;
+    let mut tasks = JoinSet::new();
+    for n in 0..ROWS {
+        let store = store.clone();
+        tasks.spawn(async move {
+            let key = mine(&format!("e{n}"));
+            assert!(store.insert_execution(new(&key, 1)).await?);
+            let withdraw = Withdraw {
+                key: key.clone(),
+                accepted_at: Timestamp(1),
+            };
+            let begin = async {
+                match n % 7 {
+                    0 => store.start_execution(start(&key, 1, 2)).await,
+                    _ => Ok(false),
+                }
+            };
+            let (withdrawn, started) = tokio::join!(store.withdraw_execution(withdraw), begin);
+            domain::Result::Ok((key, withdrawn?, started?))
+        });
+    }
+    let mut withdrawals = 0;
+    while let Some(result) = tasks.join_next().await {
+        let (key, withdrawn, started) = result.expect("no panic")?;
+        assert_ne!(withdrawn, started, "{key:?}");
+        assert_eq!(store.execution(&key).await?.is_some(), started, "{key:?}");
+        withdrawals += usize::from(withdrawn);
+    }
+    assert!(withdrawals >= ROWS - ROWS / 7, "{withdrawals}");
     Ok(())
 }
 

@@ -51,6 +51,7 @@ conformance! {
         again_is_queued_until_it_is_due,
         a_loss_counts_and_queues,
         only_the_queued_are_cancelled,
+        what_never_began_is_withdrawn,
         progress_only_of_the_running_attempt,
         lists_filter_page_and_count,
         unfinished_by_due_time_and_no_others,
@@ -61,6 +62,7 @@ conformance! {
     groups:
         two_thousand_writers_each_win_once,
         the_same_key_twice_in_one_batch,
+        hundreds_are_withdrawn_at_once,
         a_refused_row_takes_nobody_with_it,
         closing_writes_what_waits;
     figures:

@@ -2,6 +2,7 @@
 
 use super::{
     background,
+    dispatch::{Dispatched, Way, dispatch},
     document::ExecutionResult,
     repeat,
     request::{self, Asked, ExecuteRequest},
@@ -21,15 +22,15 @@ use axum::{
     response::Response,
 };
 use domain::{
-    Error, Kind, Result, Timestamp,
+    Error, Kind, Timestamp,
     execution::{Failure, FailureCode, FailurePhase, Mode, Options, Outcome, Status, Usage},
-    id::{AgentId, ExecutionId},
+    id::{AgentId, ExecutionId, NodeId},
     traffic::draw,
 };
 use proto::convert::{Execute, INLINE_BYTES, Reply};
 use serde::Serialize;
-use std::time::Duration;
-use store::executions::{End, Key, New};
+use std::{sync::Arc, time::Duration};
+use store::executions::{End, Key, New, Withdraw};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -41,6 +42,9 @@ pub struct Call {
     pub new: New,
     pub execute: Execute,
     pub version: String,
+    /// Executors that may take it, and what chooses among them.
+    pub hosts: Arc<[NodeId]>,
+    pub chance: u64,
 }
 
 impl Call {
@@ -83,7 +87,9 @@ pub fn wait_for(options: &Options) -> Duration {
     responses((status = 200, description = "The outcome, or for an async execution where to find it",
             content((ExecutionAnswer = "application/json"), (String = "text/event-stream"))),
         (status = 409, description = "The execution_id is known with another body, or nothing of the agent answers (`CONFLICT`)"),
-        (status = 429, description = "Every slot and every place in the queue is taken (`CAPACITY_EXHAUSTED`, with `Retry-After`)"),
+        (status = 429, description = "Every slot and every place in the queue is taken (`CAPACITY_EXHAUSTED`, with `Retry-After`). \
+            Where nothing was streamed, it was not accepted: no execution is kept, and the same execution_id can be tried again"),
+        (status = 503, description = "Nothing can run it right now (`UNAVAILABLE`, with `Retry-After`); it was not accepted, as with 429"),
         (status = 504, description = "No outcome in time; the execution may still go on (`TIMEOUT`)")))]
 pub async fn execute(
     State(app): State<App>,
@@ -157,6 +163,7 @@ async fn call(
         version_id,
         version,
         timeout_s,
+        hosts,
     } = agent.pick(agent_id, sticky.map_or(chance, draw))?;
     let (id, body_digest) = match asked.known_as {
         Some((id, digest)) => (id, Some(digest)),
@@ -180,6 +187,7 @@ async fn call(
         caller: asked.caller.clone(),
         input: travels.then(|| asked.input.clone()),
         accepted_at,
+        losses: 0,
     };
     let new = New {
         key: Key {
@@ -200,40 +208,55 @@ async fn call(
         new,
         execute,
         version: version.to_string(),
+        hosts: Arc::clone(hosts),
+        chance,
     })
 }
 
 /// What came of writing the row and sending the command.
 pub enum Sent {
-    Replied(Result<Reply>),
+    Dispatched(Dispatched),
     /// The id is taken by this digest or another.
     Taken(Key, String),
 }
 
 /// Writes the row and sends the command: side by side where that can be, the row handed in first.
 pub async fn send(app: &App, call: Call) -> Answer<Sent> {
-    let (deadline, row_first) = (call.deadline(), call.row_first());
+    let row_first = call.row_first();
     let taken = (call.key(), call.new.body_digest.clone().unwrap_or_default());
+    let way = Way {
+        deadline: call.deadline(),
+        execute: call.execute,
+        hosts: call.hosts,
+        chance: call.chance,
+    };
     let insert = app.store.insert_execution(call.new);
-    let run = app.bus.execute(&call.execute, deadline);
+    let run = dispatch(app, way);
     if row_first {
         if !insert.await? {
             return Ok(Sent::Taken(taken.0, taken.1));
         }
-        return Ok(Sent::Replied(run.await));
+        return Ok(Sent::Dispatched(run.await));
     }
-    let (inserted, reply) = tokio::join!(biased; insert, run);
+    let (inserted, dispatched) = tokio::join!(biased; insert, run);
     if !inserted? {
         return Err(Error::internal("a made execution id was taken").into());
     }
-    Ok(Sent::Replied(reply))
+    Ok(Sent::Dispatched(dispatched))
 }
 
 async fn sync(app: &App, call: Call) -> Answer<Response> {
     let (key, version, accepted_at) = (call.key(), call.version.clone(), call.new.accepted_at);
     let waited = call.deadline();
     let reply = match send(app, call).await? {
-        Sent::Replied(reply) => reply,
+        Sent::Dispatched(Dispatched::Replied(reply)) => reply,
+        Sent::Dispatched(Dispatched::Untaken(error)) => {
+            withdraw(app, &key, accepted_at).await;
+            return Err(error.into());
+        }
+        Sent::Dispatched(Dispatched::Lost(error)) => {
+            return Err(lost(app, &key, accepted_at, error).await);
+        }
         Sent::Taken(key, digest) => {
             return repeat::repeat(app, key, &digest, Mode::Sync, None).await;
         }
@@ -278,6 +301,17 @@ pub fn unexpected(app: &App, key: &Key, reply: Reply) -> Refusal {
     }
 }
 
+/// Nobody took it, so it was never accepted: the same id can be tried again.
+async fn withdraw(app: &App, key: &Key, accepted_at: Timestamp) {
+    let withdraw = Withdraw {
+        key: key.clone(),
+        accepted_at,
+    };
+    if let Err(error) = app.store.withdraw_execution(withdraw).await {
+        tracing::warn!(execution.id = %key.id, error = ?error, "an execution that nobody took keeps its row; a sweep ends it");
+    }
+}
+
 /// The bus has no answer. Where nobody can have begun it, nobody else will end the row.
 pub async fn unanswered(
     app: &App,
@@ -294,15 +328,21 @@ pub async fn unanswered(
         );
         return Error::new(Kind::Timeout, message).because(error).into();
     }
+    lost(app, key, accepted_at, error).await
+}
+
+/// Whoever had it will not end it: its end is that it was lost, and the caller may try again.
+pub async fn lost(app: &App, key: &Key, accepted_at: Timestamp, error: Error) -> Refusal {
     let now = app.store.now();
+    let begun = app.store.execution(key).await.ok().flatten();
     let end = End {
         key: key.clone(),
-        attempt: 0,
+        attempt: begun.as_ref().map_or(0, |row| row.attempt),
         status: Status::Failed,
         due_at: now,
-        started_at: None,
+        started_at: begun.as_ref().and_then(|row| row.started_at),
         completed_at: Some(now),
-        attempts: Vec::new(),
+        attempts: begun.map(|row| row.attempts).unwrap_or_default(),
         instance_id: None,
         output: None,
         error: Some(Failure::new(
@@ -315,7 +355,7 @@ pub async fn unanswered(
         usage: Usage::default(),
     };
     if let Err(error) = app.store.end_execution(end).await {
-        tracing::warn!(execution.id = %key.id, error = ?error, "an execution that nobody took was not ended; a sweep ends it");
+        tracing::warn!(execution.id = %key.id, error = ?error, "an execution that nobody holds was not ended; a sweep ends it");
     }
     error.into()
 }

@@ -2,6 +2,7 @@
 
 pub mod background;
 pub mod cancel;
+mod dispatch;
 pub mod document;
 pub mod execute;
 pub mod get;

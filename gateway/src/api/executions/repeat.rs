@@ -1,4 +1,5 @@
-//! An execution id that is known already: the same body is the same execution, another body is a conflict.
+//! An execution id that is known already: the same body is the same execution, another body is a conflict. What is refused
+//! while it is asked for again was never accepted, and can be tried again.
 
 use super::{
     background,
@@ -71,7 +72,10 @@ pub async fn lines(app: &App, key: &Key) -> Answer<Vec<Line>> {
 
 async fn look(app: &App, key: &Key) -> Answer<Execution> {
     let row = app.store.execution(key).await?;
-    Ok(row.ok_or_else(|| Error::internal("an execution is gone while it is asked for"))?)
+    Ok(row.ok_or_else(|| {
+        let message = format!("execution {} was refused meanwhile; try again", key.id);
+        Error::unavailable(message)
+    })?)
 }
 
 /// Looks at a row again and again, less and less often.

@@ -1,8 +1,9 @@
 //! Streamed executions: events as they happen, and at last the result; resumable while the executor remembers.
 
 use super::{
+    dispatch::Dispatched,
     document::{ExecutionResult, LogEntry, outcome},
-    execute::{Call, Sent, send, unanswered, unexpected, wait_for, with_output},
+    execute::{Call, Sent, lost, send, unanswered, unexpected, wait_for, with_output},
     repeat::{self, Looks, lines},
     version_name, watch,
 };
@@ -28,7 +29,10 @@ pub async fn begin(app: &App, call: Call, after: Option<u64>) -> Answer<Response
     );
     let (waited, options) = (call.deadline(), call.new.options.clone());
     let reply = match send(app, call).await? {
-        Sent::Replied(reply) => reply,
+        Sent::Dispatched(Dispatched::Replied(reply)) => reply,
+        Sent::Dispatched(Dispatched::Untaken(error) | Dispatched::Lost(error)) => {
+            return Err(lost(app, &key, accepted_at, error).await);
+        }
         Sent::Taken(key, digest) => {
             return repeat::repeat(app, key, &digest, Mode::Stream, after).await;
         }

@@ -1,0 +1,137 @@
+//! A sync or streamed execution goes to one of the executors that host its version: to one with a free seat if there is one, to
+//! the next where one cannot take it. What was taken is waited for until its end, or until its executor is known to be gone;
+//! then another one tries it, if the caller's retries allow that.
+
+use crate::{app::App, hosts::Target};
+use domain::{
+    Error, Kind, Result,
+    execution::{Failure, FailureCode, FailurePhase},
+    id::NodeId,
+};
+use proto::convert::{Execute, Reply};
+use std::{sync::Arc, time::Duration};
+use store::executions::Key;
+use tokio::time::Instant;
+
+/// What is sent, and where it may go.
+pub struct Way {
+    pub execute: Execute,
+    pub hosts: Arc<[NodeId]>,
+    pub chance: u64,
+    pub deadline: Duration,
+}
+
+/// What came of it.
+pub enum Dispatched {
+    /// The executor's answer, or none in time.
+    Replied(Result<Reply>),
+    /// Nobody took it: nothing of it was done, and nothing will be.
+    Untaken(Error),
+    /// The executor that took it is gone. How far it came is not known.
+    Lost(Error),
+}
+
+/// What came of asking one executor.
+enum Asked {
+    Settled(Dispatched),
+    /// Another one may take it.
+    Next(Error),
+}
+
+pub async fn dispatch(app: &App, mut way: Way) -> Dispatched {
+    let until = Instant::now() + way.deadline;
+    loop {
+        let sent = round(app, &mut way, until).await;
+        let Dispatched::Lost(error) = sent else {
+            return sent;
+        };
+        way.execute.losses += 1;
+        let failure = Failure::new(
+            FailureCode::InstanceCrashed,
+            FailurePhase::Handler,
+            error.message.clone(),
+        );
+        let options = &way.execute.options;
+        match options.again_after(&failure, way.execute.losses) {
+            Some(wait) if options.retry_explicit && Instant::now() + wait < until => {
+                tokio::time::sleep(wait).await;
+                if let Err(error) = lose(app, &way.execute).await {
+                    return Dispatched::Lost(error);
+                }
+            }
+            _ => return Dispatched::Lost(error),
+        }
+    }
+}
+
+/// Asks the executors one after the other; where none of them could be asked, those that host it now.
+async fn round(app: &App, way: &mut Way, until: Instant) -> Dispatched {
+    let mut anew = false;
+    loop {
+        let mut why = nobody();
+        for target in app
+            .hosts
+            .order(&way.execute.version_id, &way.hosts, way.chance)
+        {
+            match ask(app, &way.execute, &target, until).await {
+                Asked::Settled(sent) => return sent,
+                Asked::Next(error) => why = error,
+            }
+        }
+        // Everybody is full: that is no matter of who hosts it.
+        if anew || why.kind == Kind::Exhausted {
+            return Dispatched::Untaken(why);
+        }
+        anew = true;
+        let agent = (&way.execute.account, &way.execute.agent_id);
+        let version = &way.execute.version_id;
+        match app.agents.hosts_anew(&app.store, agent, version).await {
+            Ok(found) if !found.is_empty() => way.hosts = found,
+            Ok(_) => return Dispatched::Untaken(why),
+            Err(error) => return Dispatched::Untaken(error),
+        }
+    }
+}
+
+async fn ask(app: &App, execute: &Execute, target: &Target, until: Instant) -> Asked {
+    let left = until.saturating_duration_since(Instant::now());
+    let reply = tokio::select! {
+        biased;
+        reply = app.bus.execute(execute, &target.node, left) => reply,
+        () = target.is_gone() => {
+            let message = format!("executor {} was lost while it had this execution; try again", target.node);
+            return Asked::Settled(Dispatched::Lost(Error::unavailable(message)));
+        }
+    };
+    match reply {
+        Err(error) if bus::typed::untaken(&error) => Asked::Next(error),
+        Ok(Reply::Refused(error))
+            if matches!(
+                error.kind,
+                Kind::Exhausted | Kind::Unavailable | Kind::NotFound
+            ) =>
+        {
+            Asked::Next(error)
+        }
+        reply => Asked::Settled(Dispatched::Replied(reply)),
+    }
+}
+
+/// The row forgets who ran it, so that another may.
+async fn lose(app: &App, execute: &Execute) -> Result<()> {
+    let key = Key {
+        account: execute.account.clone(),
+        agent_id: execute.agent_id.clone(),
+        id: execute.execution_id.clone(),
+    };
+    let row = app.store.execution(&key).await?;
+    let row = row.ok_or_else(|| Error::unavailable("the execution has no row; try again"))?;
+    app.store
+        .lose_execution(&key, row.attempt, &row.attempts, app.store.now())
+        .await?;
+    Ok(())
+}
+
+fn nobody() -> Error {
+    Error::unavailable("no executor hosts this version right now; try again")
+}
