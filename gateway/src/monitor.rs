@@ -9,7 +9,7 @@ use domain::{
 use proto::{
     status::from_status,
     v1::{
-        QueryReply, QueryRequest, SummarizeRequest, Summary, SystemReply, SystemRequest,
+        Bucket, QueryReply, QueryRequest, SummarizeRequest, Summary, SystemReply, SystemRequest,
         monitor_client::MonitorClient,
     },
 };
@@ -131,7 +131,76 @@ fn said<T>(reply: Result<T>) -> Option<T> {
         .ok()
 }
 
-/// The share of executions that failed; nothing where there were none.
-pub fn error_rate(failed: u64, total: u64) -> Option<f64> {
-    (total > 0).then(|| failed as f64 / total as f64)
+/// How many ended how. A cancel is its caller's own wish: neither a success nor a failure, in no rate.
+#[derive(Debug, Clone, Copy)]
+pub struct Ends {
+    pub total: u64,
+    pub failed: u64,
+    pub cancelled: u64,
+}
+
+impl Ends {
+    /// Failed or out of time, of those that completed, failed or ran out of time; nothing where there were none.
+    pub fn error_rate(self) -> Option<f64> {
+        let judged = self.total.saturating_sub(self.cancelled);
+        (judged > 0).then(|| self.failed.min(judged) as f64 / judged as f64)
+    }
+
+    /// The others of those.
+    pub fn success_rate(self) -> Option<f64> {
+        let judged = self.total.saturating_sub(self.cancelled);
+        (judged > 0).then(|| judged.saturating_sub(self.failed) as f64 / judged as f64)
+    }
+}
+
+impl From<&Summary> for Ends {
+    fn from(of: &Summary) -> Self {
+        Self {
+            total: of.total,
+            failed: of.failed,
+            cancelled: of.cancelled,
+        }
+    }
+}
+
+impl From<&QueryReply> for Ends {
+    fn from(of: &QueryReply) -> Self {
+        Self {
+            total: of.total,
+            failed: of.failed,
+            cancelled: of.cancelled,
+        }
+    }
+}
+
+impl From<&Bucket> for Ends {
+    fn from(of: &Bucket) -> Self {
+        Self {
+            total: of.count,
+            failed: of.failed,
+            cancelled: of.cancelled,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cancel_is_in_no_rate() {
+        let of = |total, failed, cancelled| {
+            let ends = Ends {
+                total,
+                failed,
+                cancelled,
+            };
+            (ends.success_rate(), ends.error_rate())
+        };
+        assert_eq!(of(0, 0, 0), (None, None));
+        assert_eq!(of(3, 0, 3), (None, None));
+        assert_eq!(of(4, 1, 0), (Some(0.75), Some(0.25)));
+        assert_eq!(of(8, 1, 4), (Some(0.75), Some(0.25)));
+        assert_eq!(of(2, 1, 1), (Some(0.0), Some(1.0)));
+    }
 }

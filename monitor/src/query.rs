@@ -1,9 +1,9 @@
 //! Figures over time: exact, from the executions that ended in each bucket.
 //!
-//! An execution belongs to the bucket it ended in. `failed` is every outcome but `completed`. Latencies are of what ran: an
-//! execution that was cancelled while it waited counts, and has none. A custom metric is the mean of what the executions of
+//! An execution belongs to the bucket it ended in. `failed` are `failed` and `timeout`; a cancel is its caller's own wish, neither
+//! a success nor a failure, and only counts. Latencies are of what ran: an execution that was cancelled while it waited has none. A custom metric is the mean of what the executions of
 //! the bucket reported under its name; a bucket where none did lacks it. `uptime_percent` is the share of those buckets in
-//! which anything ended where at least one execution completed.
+//! which anything completed or failed where at least one execution completed.
 
 use crate::Config;
 use domain::{
@@ -101,6 +101,7 @@ struct Fold {
     open: Open,
     total: Sum,
     failed: u64,
+    cancelled: u64,
 }
 
 /// The bucket that figures still come to.
@@ -109,6 +110,7 @@ struct Open {
     at: usize,
     count: u64,
     failed: u64,
+    cancelled: u64,
     durations: Vec<f64>,
     custom: HashMap<String, Sum>,
 }
@@ -149,6 +151,7 @@ impl Fold {
             open: Open::default(),
             total: Sum::default(),
             failed: 0,
+            cancelled: 0,
         }
     }
 
@@ -160,12 +163,15 @@ impl Fold {
             self.close();
             self.open.at = at;
         }
-        let failed = u64::from(figure.status != Status::Completed);
+        let failed = u64::from(matches!(figure.status, Status::Failed | Status::Timeout));
+        let cancelled = u64::from(figure.status == Status::Cancelled);
         self.total.add(figure.duration_ms);
         self.failed += failed;
+        self.cancelled += cancelled;
         let open = &mut self.open;
         open.count += 1;
         open.failed += failed;
+        open.cancelled += cancelled;
         open.durations.extend(figure.duration_ms);
         let reported = figure.metrics.as_deref();
         let reported: BTreeMap<String, f64> = reported
@@ -187,6 +193,7 @@ impl Fold {
         let durations = &open.durations;
         bucket.count = open.count;
         bucket.failed = open.failed;
+        bucket.cancelled = open.cancelled;
         bucket.avg_ms = mean(durations);
         bucket.p50_ms = percentile(durations, 0.5);
         bucket.p95_ms = percentile(durations, 0.95);
@@ -200,12 +207,14 @@ impl Fold {
 
     fn end(mut self) -> QueryReply {
         self.close();
-        let busy = self.buckets.iter().filter(|bucket| bucket.count > 0);
-        let up = busy.clone().filter(|bucket| bucket.failed < bucket.count);
+        let judged = |bucket: &&Bucket| bucket.count.saturating_sub(bucket.cancelled);
+        let busy = self.buckets.iter().filter(|bucket| judged(bucket) > 0);
+        let up = busy.clone().filter(|bucket| bucket.failed < judged(bucket));
         let (busy, up) = (busy.count(), up.count());
         QueryReply {
             total: self.total.count,
             failed: self.failed,
+            cancelled: self.cancelled,
             avg_ms: self.total.mean(),
             uptime_percent: (busy > 0).then(|| 100.0 * up as f64 / busy as f64),
             buckets: self.buckets,

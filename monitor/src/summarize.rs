@@ -42,6 +42,7 @@ pub async fn summarize(config: &Config, store: &Store, asked: Asked<'_>) -> Resu
             agent_id: total.agent_id.to_string(),
             total: total.total,
             failed: total.failed,
+            cancelled: total.cancelled,
             avg_ms: total.avg_ms,
             p95_ms,
             first_ms: total.first_at.map(|at| at.0),

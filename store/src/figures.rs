@@ -23,7 +23,9 @@ pub struct Figure {
 pub struct Totals {
     pub agent_id: AgentId,
     pub total: u64,
+    /// Failed, or out of time.
     pub failed: u64,
+    pub cancelled: u64,
     pub avg_ms: Option<f64>,
     pub first_at: Option<Timestamp>,
 }
@@ -73,10 +75,11 @@ impl Store {
             format!(" AND agent_id IN ({})", places.join(", "))
         };
         let sql = format!(
-            "SELECT agent_id, COUNT(*), CAST(SUM(CASE WHEN status = 'completed' THEN 0 ELSE 1 END) AS BIGINT), AVG(duration_ms), MIN(completed_at) \
+            "SELECT agent_id, COUNT(*), CAST(SUM(CASE WHEN status IN ('failed', 'timeout') THEN 1 ELSE 0 END) AS BIGINT), \
+             CAST(SUM(CASE WHEN status = 'cancelled' THEN 1 ELSE 0 END) AS BIGINT), AVG(duration_ms), MIN(completed_at) \
              FROM executions WHERE account = $1 AND completed_at >= $2 AND ($3 IS NULL OR version_id = $3){only} GROUP BY agent_id ORDER BY agent_id"
         );
-        type Row = (String, i64, i64, Option<f64>, Option<i64>);
+        type Row = (String, i64, i64, i64, Option<f64>, Option<i64>);
         let rows: Vec<Row> = read!(self, pool => {
             let mut query = sqlx::query_as(sqlx::AssertSqlSafe(sql)).bind(account.as_str()).bind(since.0).bind(version.map(VersionId::as_str));
             for agent in agents {
@@ -86,11 +89,12 @@ impl Store {
         })
         .map_err(failed)?;
         rows.into_iter()
-            .map(|(agent, total, bad, avg_ms, first)| {
+            .map(|(agent, total, bad, cancelled, avg_ms, first)| {
                 Ok(Totals {
                     agent_id: parsed(&agent, "agent id")?,
                     total: u64::try_from(total).unwrap_or(0),
                     failed: u64::try_from(bad).unwrap_or(0),
+                    cancelled: u64::try_from(cancelled).unwrap_or(0),
                     avg_ms,
                     first_at: first.map(Timestamp),
                 })

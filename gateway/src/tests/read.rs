@@ -63,8 +63,9 @@ impl Monitor for Fake {
         ];
         Ok(Response::new(QueryReply {
             buckets,
-            total: 2,
+            total: 3,
             failed: 1,
+            cancelled: 1,
             avg_ms: Some(3.0),
             uptime_percent: Some(99.5),
         }))
@@ -76,8 +77,9 @@ impl Monitor for Fake {
     ) -> Result<Response<SummarizeReply>, Status> {
         let one = |agent_id| Summary {
             agent_id,
-            total: 4,
+            total: 5,
             failed: 1,
+            cancelled: 1,
             avg_ms: Some(2.0),
             ..Summary::default()
         };
@@ -129,7 +131,7 @@ async fn with_monitor_its_figures_are_shown() {
     let list = world.get("/api/v1/agents").await;
     assert_eq!(
         list.body["agents"][0]["performance_metrics"],
-        json!({"avg_response_time": 2.0, "success_rate": 0.75, "total_requests": 4})
+        json!({"avg_response_time": 2.0, "success_rate": 0.75, "total_requests": 5})
     );
     let read = world.get("/api/v1/agents/mine").await;
     assert_eq!(

@@ -104,7 +104,7 @@ async fn query_equals_brute_force() {
             let first = start / step * step;
             let last = (end + step - 1) / step * step;
             assert_eq!(answer.buckets.len() as i64, (last - first) / step);
-            let mut total = 0;
+            let (mut total, mut busy, mut up) = (0, 0, 0);
             for (n, bucket) in answer.buckets.iter().enumerate() {
                 let from = first + n as i64 * step;
                 assert_eq!(bucket.start_ms, from);
@@ -112,13 +112,21 @@ async fn query_equals_brute_force() {
                     .iter()
                     .filter(|ran| (from..from + step).contains(&ran.at))
                     .collect();
-                let failed = inside
-                    .iter()
-                    .filter(|ran| ran.duration_ms.is_none() || ran.status != Status::Completed);
+                let ended = |statuses: &[Status]| {
+                    let of = |ran: &&&Ran| statuses.contains(&ran.ended());
+                    inside.iter().filter(of).count() as u64
+                };
                 assert_eq!(
-                    (bucket.count, bucket.failed),
-                    (inside.len() as u64, failed.count() as u64)
+                    (bucket.count, bucket.failed, bucket.cancelled),
+                    (
+                        inside.len() as u64,
+                        ended(&[Status::Failed, Status::Timeout]),
+                        ended(&[Status::Cancelled])
+                    )
                 );
+                let completed = ended(&[Status::Completed]) > 0;
+                busy += u32::from(completed || bucket.failed > 0);
+                up += u32::from(completed);
                 let mut durations: Vec<f64> =
                     inside.iter().filter_map(|ran| ran.duration_ms).collect();
                 durations.sort_unstable_by(f64::total_cmp);
@@ -142,7 +150,11 @@ async fn query_equals_brute_force() {
                 }
             }
             assert_eq!(answer.total, total);
-            assert!(answer.total > 0 && answer.uptime_percent.is_some());
+            assert!(answer.total > 0);
+            assert!(near(
+                answer.uptime_percent,
+                Some(100.0 * f64::from(up) / f64::from(busy))
+            ));
         }
         world.close().await;
     }

@@ -144,3 +144,9 @@ pub struct Ran {
     pub version: u128,
     pub metrics: BTreeMap<String, f64>,
 }
+
+impl Ran {
+    pub fn ended(&self) -> Status {
+        self.duration_ms.map_or(Status::Cancelled, |_| self.status)
+    }
+}

@@ -68,6 +68,8 @@ pub async fn totals_per_agent(store: &Store) -> Result<()> {
     for (who, id, status, at) in [
         ("one", "e1", Status::Completed, 100),
         ("one", "e2", Status::Failed, 200),
+        ("one", "e3", Status::Timeout, 210),
+        ("one", "e4", Status::Cancelled, 220),
         ("two", "e1", Status::Cancelled, 300),
         ("old", "e1", Status::Completed, 50),
     ] {
@@ -88,13 +90,21 @@ pub async fn totals_per_agent(store: &Store) -> Result<()> {
         .await?;
     let seen: Vec<_> = totals
         .iter()
-        .map(|t| (t.agent_id.as_str(), t.total, t.failed, t.first_at))
+        .map(|t| {
+            (
+                t.agent_id.as_str(),
+                t.total,
+                t.failed,
+                t.cancelled,
+                t.first_at,
+            )
+        })
         .collect();
     assert_eq!(
         seen,
         [
-            ("one", 2, 1, Some(Timestamp(100))),
-            ("two", 1, 1, Some(Timestamp(300)))
+            ("one", 4, 2, 1, Some(Timestamp(100))),
+            ("two", 1, 0, 1, Some(Timestamp(300)))
         ]
     );
     assert_eq!(totals[0].avg_ms, Some(5.0));

@@ -1,7 +1,10 @@
 //! GET /agents/{id}.
 
 use super::living;
-use crate::{app::App, door::Who, error::Answer, monitor, openapi, params::Path, respond};
+use crate::{
+    app::App, door::Who, error::Answer, monitor, monitor::Ends, openapi, params::Path,
+    respond,
+};
 use axum::{extract::State, response::Response};
 use domain::{
     Error, Timestamp,
@@ -78,6 +81,7 @@ struct Performance {
     uptime: Option<f64>,
     total_requests: Option<u64>,
     avg_response_time: Option<f64>,
+    /// Failed or timed out, of those that completed, failed or timed out: a cancelled execution counts in the total and in no rate.
     error_rate: Option<f64>,
     /// Requests a second over the last 5 to 10 minutes.
     throughput: Option<f64>,
@@ -219,7 +223,7 @@ fn performance(
         uptime: day.and_then(|day| day.uptime_percent),
         total_requests: totals.map(|_| ran.map_or(0, |ran| ran.total)),
         avg_response_time: ran.and_then(|ran| ran.avg_ms),
-        error_rate: ran.and_then(|ran| monitor::error_rate(ran.failed, ran.total)),
+        error_rate: ran.and_then(|ran| Ends::from(ran).error_rate()),
         throughput: recent,
     }
 }

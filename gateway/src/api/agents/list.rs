@@ -1,7 +1,8 @@
 //! GET /agents.
 
 use crate::{
-    api::Pagination, app::App, door::Who, error::Answer, monitor, openapi, params::Params, respond,
+    api::Pagination, app::App, door::Who, error::Answer, monitor, monitor::Ends, openapi,
+    params::Params, respond,
 };
 use axum::{extract::State, response::Response};
 use domain::{
@@ -46,6 +47,7 @@ struct AgentLine {
 #[derive(Debug, Default, Serialize, ToSchema)]
 struct PerformanceMetrics {
     avg_response_time: Option<f64>,
+    /// Completed, of those that completed, failed or timed out: a cancelled execution counts in the total and in no rate.
     success_rate: Option<f64>,
     total_requests: Option<u64>,
 }
@@ -177,10 +179,7 @@ fn line(app: &App, one: Listed, figures: Option<&HashMap<String, Summary>>) -> A
         match figures.get(id.as_str()) {
             Some(figures) => PerformanceMetrics {
                 avg_response_time: figures.avg_ms,
-                success_rate: monitor::error_rate(
-                    figures.total - figures.failed.min(figures.total),
-                    figures.total,
-                ),
+                success_rate: Ends::from(figures).success_rate(),
                 total_requests: Some(figures.total),
             },
             None => PerformanceMetrics {

@@ -1,6 +1,9 @@
 //! GET /agents/{id}/deployments/{deployment_id}. A deletion's is readable after its agent is gone.
 
-use crate::{app::App, door, door::Who, error::Answer, monitor, openapi, params::Path, respond};
+use crate::{
+    app::App, door, door::Who, error::Answer, monitor, monitor::Ends, openapi, params::Path,
+    respond,
+};
 use axum::{extract::State, response::Response};
 use domain::{
     Error, Timestamp,
@@ -73,6 +76,7 @@ struct Check {
 #[derive(Debug, Default, Serialize, ToSchema)]
 struct DeploymentPerformance {
     response_time_p95: Option<f64>,
+    /// Failed or timed out, of those that completed, failed or timed out: a cancelled execution counts in the total and in no rate.
     error_rate: Option<f64>,
     throughput: Option<f64>,
     cpu_utilization: Option<f64>,
@@ -223,7 +227,7 @@ async fn measured(app: &App, one: &Deployment, now: Timestamp) -> DeploymentPerf
     let seconds = now.since(one.created_at).as_secs_f64().max(1.0);
     DeploymentPerformance {
         response_time_p95: figures.p95_ms,
-        error_rate: monitor::error_rate(figures.failed, figures.total),
+        error_rate: Ends::from(&figures).error_rate(),
         throughput: Some(figures.total as f64 / seconds),
         ..DeploymentPerformance::default()
     }

@@ -5,7 +5,8 @@ use crate::{
     app::App,
     door::Who,
     error::Answer,
-    monitor, openapi,
+    monitor::{self, Ends},
+    openapi,
     params::{Params, Path},
     respond,
 };
@@ -46,6 +47,7 @@ struct Series {
     execution_count: Option<Vec<Count>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     response_time: Option<Vec<ResponseTime>>,
+    /// Failed or timed out, of those that completed, failed or timed out: a cancelled execution counts in the total and in no rate.
     #[serde(skip_serializing_if = "Option::is_none")]
     error_rate: Option<Vec<Figure>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -96,6 +98,7 @@ struct Resources {
 #[derive(Debug, Serialize, ToSchema)]
 struct MetricsSummary {
     total_executions: u64,
+    /// Completed, of those that completed, failed or timed out: a cancelled execution counts in the total and in no rate.
     success_rate: Option<f64>,
     avg_response_time: Option<f64>,
     /// Of the busiest bucket.
@@ -174,7 +177,7 @@ fn summary(reply: &QueryReply, granularity: Granularity) -> MetricsSummary {
         .unwrap_or(0);
     MetricsSummary {
         total_executions: reply.total,
-        success_rate: monitor::error_rate(reply.total - reply.failed.min(reply.total), reply.total),
+        success_rate: Ends::from(reply).success_rate(),
         avg_response_time: reply.avg_ms,
         peak_throughput: per_second(peak, granularity),
         uptime: reply.uptime_percent,
@@ -232,9 +235,7 @@ fn series(buckets: &[Bucket], granularity: Granularity, wanted: Option<&BTreeSet
             };
             buckets.iter().map(one).collect()
         }),
-        error_rate: figures("error_rate", &|bucket| {
-            monitor::error_rate(bucket.failed, bucket.count)
-        }),
+        error_rate: figures("error_rate", &|bucket| Ends::from(bucket).error_rate()),
         throughput: figures("throughput", &|bucket| {
             Some(per_second(bucket.count, granularity))
         }),
@@ -261,7 +262,8 @@ mod tests {
             Bucket {
                 start_ms: 0,
                 count: 60,
-                failed: 15,
+                failed: 10,
+                cancelled: 20,
                 avg_ms: Some(2.0),
                 custom: [("tokens".to_owned(), 5.0)].into(),
                 ..Bucket::default()
