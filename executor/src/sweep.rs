@@ -82,10 +82,11 @@ async fn go_on(node: &Arc<Node>, row: &Execution, alive: &HashSet<String>) -> Re
         .boot_id
         .as_ref()
         .is_some_and(|boot| alive.contains(boot.as_str()));
+    let unrecorded = is_unrecorded(node, row).await?;
     match (row.mode, row.status) {
         (_, Status::Completed | Status::Failed | Status::Timeout | Status::Cancelled) => Ok(false),
-        // Recorded in a moment by its holder; ours that are not held any more were looked up in between.
-        (_, Status::Running) if by_living => Ok(false),
+        // Recorded in a moment by its holder.
+        (_, Status::Running) if by_living && !unrecorded => Ok(false),
         (Mode::Async, Status::Running) => {
             if runner.lose(row).await? {
                 enqueue(node, row).await?;
@@ -110,9 +111,12 @@ async fn go_on(node: &Arc<Node>, row: &Execution, alive: &HashSet<String>) -> Re
             Ok(true)
         }
         (Mode::Sync | Mode::Stream, Status::Running) => {
-            runner
-                .give_up(row, "the process that ran it is gone")
-                .await?;
+            let message = if unrecorded {
+                "its outcome could not be recorded"
+            } else {
+                "the process that ran it is gone"
+            };
+            runner.give_up(row, message).await?;
             Ok(true)
         }
         (Mode::Sync | Mode::Stream, Status::Queued) => {
@@ -129,6 +133,21 @@ async fn go_on(node: &Arc<Node>, row: &Execution, alive: &HashSet<String>) -> Re
             Ok(abandoned)
         }
     }
+}
+
+/// It ran here, nobody holds it any more, and still it has no end: that could not be written. Whoever held it when the row
+/// was read has written its end by now.
+async fn is_unrecorded(node: &Node, row: &Execution) -> Result<bool> {
+    let ours = row.boot_id.as_ref() == Some(&node.runner.holder.boot_id);
+    if !ours || row.status != Status::Running {
+        return Ok(false);
+    }
+    let still = node
+        .store
+        .execution(&row.key)
+        .await?
+        .is_some_and(|now| now.status == Status::Running && now.attempt == row.attempt);
+    Ok(still && node.runner.held.get(&row.key).is_none())
 }
 
 async fn enqueue(node: &Node, row: &Execution) -> Result<()> {

@@ -9,7 +9,12 @@ use crate::{
     remains, wait,
 };
 use nix::sys::signal::Signal;
-use std::{fs, path::PathBuf, process::ExitStatus, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, ExitStatus},
+    time::Duration,
+};
 
 const READY_WITHIN: Duration = Duration::from_secs(60);
 
@@ -17,6 +22,8 @@ const READY_WITHIN: Duration = Duration::from_secs(60);
 pub struct Options {
     pub arguments: Vec<String>,
     pub environment: Vec<(String, String)>,
+    /// The data directory is a file system of its own with so much room.
+    pub room_mb: Option<u32>,
 }
 
 impl Options {
@@ -48,6 +55,8 @@ impl Shape {
 #[derive(Debug)]
 pub struct Cluster {
     base: PathBuf,
+    /// Its data directory is a file system of its own.
+    mounted: bool,
     pub parts: Vec<Part>,
     /// `None` for the one process that does everything.
     pub backing: Option<Backing>,
@@ -72,6 +81,9 @@ impl Cluster {
     pub async fn embedded(options: Options) -> Self {
         let base = new_base();
         let dir = base.join("data");
+        if let Some(room) = options.room_mb {
+            mount(&dir, room);
+        }
         let mut arguments = words(["up", "--listen", "127.0.0.1:0", "--data-dir"]);
         arguments.push(dir.display().to_string());
         arguments.extend(options.arguments);
@@ -86,6 +98,7 @@ impl Cluster {
         };
         let mut cluster = Self {
             base,
+            mounted: options.room_mb.is_some(),
             parts: vec![part],
             backing: None,
             client: Client::nowhere(),
@@ -109,8 +122,10 @@ impl Cluster {
     }
 
     async fn upon(base: PathBuf, backing: Backing, shape: Shape, options: Options) -> Self {
+        assert!(options.room_mb.is_none(), "there is no one data directory");
         let mut cluster = Self {
             client: Client::nowhere(),
+            mounted: false,
             parts: Vec::new(),
             backing: Some(backing),
             base,
@@ -348,6 +363,9 @@ impl Cluster {
         for node in self.nodes() {
             remains::clear(&node, &marks);
         }
+        if self.mounted {
+            let _ = Command::new("umount").arg(self.data_dir()).status();
+        }
         let _ = fs::remove_dir_all(&self.base);
     }
 
@@ -355,6 +373,17 @@ impl Cluster {
         let tails: Vec<String> = self.parts.iter().map(Part::tail).collect();
         tails.join("\n")
     }
+}
+
+fn mount(at: &Path, room_mb: u32) {
+    fs::create_dir(at).expect("a new directory");
+    let mut mount = Command::new("mount");
+    mount.args(["-t", "tmpfs", "-o", &format!("size={room_mb}m"), "none"]);
+    let status = mount.arg(at).status().expect("there is mount");
+    assert!(
+        status.success(),
+        "a file system of {room_mb} MB cannot be mounted: run this test as root, where mounting is allowed"
+    );
 }
 
 fn new_base() -> PathBuf {

@@ -1,5 +1,7 @@
 //! The command line as a person or a script uses it: what it prints where, and how it ends.
 
+mod ground;
+
 use phalanx_tests::{Cluster, Value, fixtures, program};
 use std::{
     fs,
