@@ -83,6 +83,10 @@ impl Store {
                 .as_database_error()
                 .is_some_and(sqlx::error::DatabaseError::is_unique_violation)
         };
+        let code = match &accepted.artifact {
+            Some(artifact) => Some((artifact, self.put_artifact(artifact).await?)),
+            None => None,
+        };
         let done: Result<(), sqlx::Error> = write!(self, pool => async {
             let mut transaction = pool.begin().await?;
             if let Some(new) = &accepted.agent {
@@ -94,9 +98,10 @@ impl Store {
                 sqlx::query(crate::keys::INSERT).bind(key.id.as_str()).bind(key.account.as_str()).bind(&key.hash.0[..]).bind(&key.name).bind(key.permission_words())
                     .bind(key.agent_words()).bind(key.created_at.0).bind(key.expires_at.map(|at| at.0)).execute(&mut *transaction).await?;
             }
-            if let Some(artifact) = &accepted.artifact {
-                sqlx::query("INSERT INTO artifacts (account, digest, bytes, created_at) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING")
-                    .bind(artifact.account.as_str()).bind(&artifact.digest).bind(&artifact.bytes[..]).bind(artifact.created_at.0).execute(&mut *transaction).await?;
+            if let Some((artifact, place)) = &code {
+                let size = i64::try_from(artifact.bytes.len()).unwrap_or(i64::MAX);
+                sqlx::query(crate::artifacts::INSERT).bind(artifact.account.as_str()).bind(&artifact.digest).bind(place.bytes)
+                    .bind(artifact.created_at.0).bind(place.stored).bind(size).execute(&mut *transaction).await?;
             }
             if let Some(version) = &accepted.version {
                 sqlx::query("INSERT INTO versions (id, account, agent_id, incarnation, version, spec, artifact, secrets, digest, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)")

@@ -3,7 +3,7 @@
 //! SQLite: one connection writes (the engine allows no more), some read; WAL, so that readers never wait for the writer.
 //! Postgres: one pool does both.
 
-use crate::{clock::Clock, seal::Secrets, write::Writer};
+use crate::{blobs::Blobs, clock::Clock, seal::Secrets, write::Writer};
 use domain::{Error, Kind, Result, Timestamp};
 use sqlx::{
     PgPool, SqlitePool,
@@ -35,6 +35,7 @@ pub struct Store {
     pub(crate) secrets: Secrets,
     clock: Clock,
     _tasks: Arc<JoinSet<()>>,
+    pub(crate) blobs: Option<Blobs>,
 }
 
 #[derive(Clone)]
@@ -88,6 +89,7 @@ impl Store {
             secrets,
             clock,
             _tasks: Arc::new(tasks),
+            blobs: None,
         })
     }
 
@@ -98,6 +100,17 @@ impl Store {
     /// The time that every process of this installation goes by.
     pub fn now(&self) -> Timestamp {
         self.clock.now()
+    }
+
+    /// From here on large bytes go into an object store; `None`: into rows. What lies in rows already stays readable.
+    #[must_use]
+    pub fn with_blobs(mut self, blobs: Option<Blobs>) -> Self {
+        self.blobs = blobs;
+        self
+    }
+
+    pub fn blobs(&self) -> Option<&Blobs> {
+        self.blobs.as_ref()
     }
 
     /// One round trip, for health.
@@ -185,14 +198,15 @@ async fn open_postgres(url: &str, connections: u32) -> Result<Db> {
 }
 
 fn migrator() -> Migrator {
-    let init = sqlx::SqlStr::from_static(include_str!("../migrations/0001_init.sql"));
-    Migrator::with_migrations(vec![Migration::new(
-        1,
-        "init".into(),
-        MigrationType::Simple,
-        init,
-        false,
-    )])
+    let texts = [
+        ("init", include_str!("../migrations/0001_init.sql")),
+        ("blobs", include_str!("../migrations/0002_blobs.sql")),
+    ];
+    let migrations = (1..).zip(texts).map(|(number, (name, text))| {
+        let text = sqlx::SqlStr::from_static(text);
+        Migration::new(number, name.into(), MigrationType::Simple, text, false)
+    });
+    Migrator::with_migrations(migrations.collect())
 }
 
 fn migrated(error: sqlx::migrate::MigrateError) -> Error {

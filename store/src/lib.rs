@@ -1,9 +1,11 @@
-//! Remembers. The only SQL: rows in SQLite (one process) or Postgres (a cluster), one text of SQL for both.
+//! Remembers. The only SQL: rows in SQLite (one process) or Postgres (a cluster), one text of SQL for both;
+//! large bytes in an object store where one is configured (`blobs`).
 //!
 //! In: domain values and an account for every query. Out: domain values and [`domain::Error`].
 //! Never here: a rule about what may follow what (that is `domain`), a sqlx error seen outside.
 
 mod clock;
+mod artifacts;
 mod db;
 #[cfg(test)]
 mod plans;
@@ -12,8 +14,10 @@ mod write;
 
 pub mod agents;
 pub mod audit;
+pub mod blobs;
 pub mod deployments;
 pub mod envelopes;
+pub mod environments;
 pub mod executions;
 pub mod figures;
 pub mod instances;
@@ -24,5 +28,6 @@ pub mod traffic;
 pub mod versions;
 
 pub use clock::Clock;
+pub use blobs::Blobs;
 pub use db::{Config, Store};
 pub use seal::{Hash, Secrets};

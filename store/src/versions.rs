@@ -134,12 +134,6 @@ impl Store {
         ))
     }
 
-    pub async fn artifact(&self, account: &AccountId, digest: &str) -> Result<Option<Vec<u8>>> {
-        let sql = "SELECT bytes FROM artifacts WHERE account = $1 AND digest = $2";
-        let row: Option<(Vec<u8>,)> = read!(self, pool => sqlx::query_as(sql).bind(account.as_str()).bind(digest).fetch_optional(pool).await).map_err(failed)?;
-        Ok(row.map(|(bytes,)| bytes))
-    }
-
     pub async fn lock(&self, account: &AccountId, version: &VersionId) -> Result<Option<Lock>> {
         let sql = "SELECT lock, digest FROM locks WHERE account = $1 AND version_id = $2";
         let row: Option<(String, String)> =

@@ -4,6 +4,7 @@
 //! fail; they are never skipped. Every case has a file or a schema of its own, so all of them run side by side.
 
 mod agents;
+mod blobs;
 mod deployments;
 mod executions;
 mod figures;
@@ -11,6 +12,7 @@ mod groups;
 mod keys;
 mod logs;
 mod nodes;
+mod s3;
 mod world;
 
 /// Every case once per engine.
@@ -87,6 +89,12 @@ conformance! {
         sorts_and_pages,
         versions_artifacts_and_locks,
         other_accounts_see_nothing;
+    blobs:
+        code_goes_there_and_comes_back,
+        rows_from_before_are_still_read,
+        missing_or_spoilt_code_is_named,
+        nothing_is_committed_that_could_not_be_put,
+        an_environment_is_kept_once_and_replaced_when_spoilt;
     deployments:
         advanced_by_whoever_read_last,
         unfinished_oldest_first,

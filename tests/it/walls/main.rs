@@ -108,6 +108,7 @@ fn the_lower_rooms_know_nothing_of_the_upper_ones() {
 #[test]
 fn one_room_for_each_craft() {
     only_in(&["sqlx"], &["store"]);
+    only_in(&["object_store"], &["store"]);
     only_in(&["async-nats"], &["bus"]);
     only_in(
         &["axum", "tower-http", "utoipa", "utoipa-swagger-ui"],
