@@ -1,9 +1,15 @@
 //! Python packages of a version: requirements become a lock with hashes, a lock becomes one folder of packages.
 //!
 //! Resolved and built by uv, from wheels only: building a package runs its code, which is the agent's world and not ours.
-//! A folder is built once per (lock, interpreter), bytecode compiled, shared and shown read-only.
+//! A folder is built once per (lock, interpreter), bytecode compiled, shared and shown read-only. Where nodes share an object
+//! store, one builds and the others fetch.
 
-use crate::{files, python::Python, uv::Uv};
+use crate::{
+    files,
+    python::Python,
+    shelf::{Found, Shelf},
+    uv::Uv,
+};
 use domain::{Error, Kind, Result, agent::Requirement, artifact};
 use std::{
     collections::HashMap,
@@ -20,6 +26,7 @@ pub struct Environments {
     dir: PathBuf,
     uv: Uv,
     python: Python,
+    shelf: Option<Shelf>,
     /// One builder per digest: whoever wants the same waits for it.
     building: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
 }
@@ -29,7 +36,15 @@ pub struct Environments {
 pub struct Built {
     pub lock: String,
     pub digest: String,
-    pub reused: bool,
+    pub origin: Origin,
+}
+
+/// Where a folder comes from. One without packages, which needs no folder, is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    There,
+    Fetched,
+    Built,
 }
 
 /// Takes the lines that belong into a deployment's log.
@@ -41,8 +56,15 @@ impl Environments {
             dir: data_dir.join("environments"),
             uv,
             python,
+            shelf: None,
             building: Mutex::default(),
         }
+    }
+
+    /// With a place where nodes share what they have built.
+    pub fn shared(mut self, shelf: Option<Shelf>) -> Self {
+        self.shelf = shelf;
+        self
     }
 
     /// The lock's digest; a version without packages has none and needs no folder.
@@ -79,7 +101,7 @@ impl Environments {
             return Ok(Built {
                 lock,
                 digest,
-                reused: true,
+                origin: Origin::There,
             });
         };
         let turn = Arc::clone(
@@ -90,13 +112,12 @@ impl Environments {
                 .or_default(),
         );
         let _mine = turn.lock().await;
-        let reused = folder.exists();
-        if reused {
+        let origin = if folder.exists() {
             say(format!("environment {} is there already", &digest[..12]));
+            Origin::There
         } else {
-            self.build(&lock, &folder, say).await?;
-            say(format!("environment {} is built", &digest[..12]));
-        }
+            self.obtain(&lock, &folder, say).await?
+        };
         self.building
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -104,8 +125,33 @@ impl Environments {
         Ok(Built {
             lock,
             digest,
-            reused,
+            origin,
         })
+    }
+
+    /// Fetches the folder, else builds it and keeps it for the others.
+    async fn obtain(&self, lock: &str, folder: &Path, say: Say<'_>) -> Result<Origin> {
+        let digest = self.digest(lock);
+        let name = &digest[..12];
+        let found = match &self.shelf {
+            Some(shelf) => shelf.fetch(&digest, folder, say).await,
+            None => Found::Absent,
+        };
+        if found == Found::Fetched {
+            say(format!("environment {name} is fetched"));
+            return Ok(Origin::Fetched);
+        }
+        self.build(lock, folder, say).await?;
+        say(format!("environment {name} is built"));
+        let spoilt = match &found {
+            Found::Fetched | Found::Unanswered => return Ok(Origin::Built),
+            Found::Absent => None,
+            Found::Spoilt(archive) => Some(archive.as_str()),
+        };
+        if let Some(shelf) = &self.shelf {
+            shelf.keep(&digest, folder, spoilt, say).await;
+        }
+        Ok(Origin::Built)
     }
 
     async fn resolve(&self, requirements: &[Requirement], say: Say<'_>) -> Result<String> {
@@ -290,7 +336,7 @@ mod tests {
         let (one, other) = (one.expect("built"), other.expect("built"));
         assert_eq!((&one.lock, &one.digest), (&other.lock, &other.digest));
         assert!(
-            one.reused != other.reused,
+            (one.origin == Origin::Built) != (other.origin == Origin::Built),
             "one of the two builds, the other one waits"
         );
         let folder = environments.folder(&one.lock).expect("packages");

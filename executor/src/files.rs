@@ -13,8 +13,8 @@ use std::{
 };
 
 /// Readable by the instances' users, whatever the umask.
-const DIR_MODE: u32 = 0o755;
-const FILE_MODE: u32 = 0o644;
+pub const DIR_MODE: u32 = 0o755;
+pub const FILE_MODE: u32 = 0o644;
 
 pub async fn make_dir(path: &Path) -> io::Result<()> {
     let path = path.to_owned();
@@ -23,7 +23,7 @@ pub async fn make_dir(path: &Path) -> io::Result<()> {
         .map_err(io::Error::other)?
 }
 
-fn open_dir(path: &Path) -> io::Result<()> {
+pub fn open_dir(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new()
         .recursive(true)
         .mode(DIR_MODE)
@@ -31,28 +31,22 @@ fn open_dir(path: &Path) -> io::Result<()> {
     fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(DIR_MODE))
 }
 
-/// The code of an artifact under `data_dir`, unpacked once per digest; a single file under the name that its entrypoint means.
-pub async fn unpack(
-    data_dir: &Path,
-    digest: &str,
-    entrypoint: &Entrypoint,
-    bytes: Vec<u8>,
-) -> Result<PathBuf> {
+/// Where the code of an artifact lies under `data_dir`; a single file under the name that its entrypoint means.
+pub fn code_dir(data_dir: &Path, digest: &str, entrypoint: &Entrypoint) -> PathBuf {
+    let single = artifact::single_file(entrypoint).replace('/', ".");
+    data_dir.join("code").join(format!("{digest}-{single}"))
+}
+
+/// Unpacks the code of an artifact to where it shall lie.
+pub async fn unpack(dir: &Path, entrypoint: &Entrypoint, bytes: Vec<u8>) -> Result<()> {
     let single = artifact::single_file(entrypoint);
-    let dir = data_dir
-        .join("code")
-        .join(format!("{digest}-{}", single.replace('/', ".")));
-    if dir.exists() {
-        return Ok(dir);
-    }
-    let target = dir.clone();
+    let target = dir.to_owned();
     let unpacking = tokio::task::spawn_blocking(move || {
         aside(&target, |temporary| write_all(temporary, &single, &bytes))
     });
     unpacking
         .await
-        .map_err(|error| Error::internal("unpacking was interrupted").because(error))??;
-    Ok(dir)
+        .map_err(|error| Error::internal("unpacking was interrupted").because(error))?
 }
 
 fn write_all(dir: &Path, single: &str, bytes: &[u8]) -> Result<()> {
@@ -117,7 +111,12 @@ pub async fn tidy(data_dir: &Path) {
         };
         while let Ok(Some(entry)) = entries.next_entry().await {
             if entry.file_name().to_string_lossy().starts_with('.') {
-                tokio::fs::remove_dir_all(entry.path()).await.ok();
+                let path = entry.path();
+                if entry.file_type().await.is_ok_and(|kind| kind.is_dir()) {
+                    tokio::fs::remove_dir_all(path).await.ok();
+                } else {
+                    tokio::fs::remove_file(path).await.ok();
+                }
             }
         }
     }

@@ -1,6 +1,7 @@
 //! What others ask this executor: by deployer what should run, by gateway what can be watched.
 
 use crate::{
+    environment::Origin,
     host::Node,
     pool::Portrait,
     watch::{Feed, Next},
@@ -202,7 +203,8 @@ async fn package(
     Ok(v1::PackageDone {
         lock: built.lock,
         digest: built.digest,
-        reused: built.reused,
+        reused: built.origin == Origin::There,
+        fetched: built.origin == Origin::Fetched,
     })
 }
 

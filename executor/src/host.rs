@@ -12,6 +12,7 @@ use crate::{
     pool::{Common, Pool},
     python::Python,
     run::Runner,
+    shelf::Shelf,
     sweep,
     uv::Uv,
     version::{Files, Version},
@@ -132,7 +133,8 @@ pub(crate) async fn bind(config: Config, deps: Deps) -> Result<Executor> {
     let uv = Uv::new(&config.data_dir, config.uv.clone(), config.uv_cache.clone());
     let started_at = store.now();
     let node = Arc::new(Node {
-        environments: Environments::new(&config.data_dir, uv, python.clone()),
+        environments: Environments::new(&config.data_dir, uv, python.clone())
+            .shared(Shelf::of(&store, &python.libc)),
         store,
         bus,
         address,
@@ -291,18 +293,16 @@ impl Node {
             .version(account, id)
             .await?
             .ok_or_else(|| Error::not_found(format!("version {id}")))?;
-        let bytes = self
-            .store
-            .artifact(account, &version.artifact)
-            .await?
-            .ok_or_else(|| Error::internal("the version's code is not there"))?;
-        let code = files::unpack(
-            &self.config.data_dir,
-            &version.artifact,
-            &version.spec.entrypoint,
-            bytes,
-        )
-        .await?;
+        let entrypoint = &version.spec.entrypoint;
+        let code = files::code_dir(&self.config.data_dir, &version.artifact, entrypoint);
+        if !code.exists() {
+            let bytes = self
+                .store
+                .artifact(account, &version.artifact)
+                .await?
+                .ok_or_else(|| Error::internal("the version's code is not there"))?;
+            files::unpack(&code, entrypoint, bytes).await?;
+        }
         let lock = self
             .store
             .lock(account, id)

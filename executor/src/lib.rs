@@ -3,6 +3,7 @@
 //! In: `Execute` and `Cancel` from the bus, `Package`, `Ensure`, `Inspect`, `Watch` over gRPC. Out: recorded outcomes,
 //! instances, log lines. Never here: HTTP, a choice of version, a call to another service.
 
+mod archive;
 mod beat;
 mod call;
 mod config;
@@ -18,6 +19,7 @@ mod link;
 mod pool;
 mod python;
 mod run;
+mod shelf;
 mod sweep;
 mod uv;
 mod version;

@@ -22,6 +22,8 @@ pub struct Python {
     pub prefixes: Vec<PathBuf>,
     /// Of all that makes compiled packages fit or not.
     pub tag: String,
+    /// The C library and its version: what compiled packages were chosen for.
+    pub libc: String,
 }
 
 #[derive(Deserialize)]
@@ -30,11 +32,12 @@ struct Asked {
     version: Vec<u32>,
     paths: Vec<String>,
     tag: String,
+    libc: String,
 }
 
-const ASK: &str = "import sys,sysconfig,json,os\n\
+const ASK: &str = "import sys,sysconfig,json,os,platform\n\
 p=[sys.base_prefix,sys.base_exec_prefix,sysconfig.get_path('stdlib'),sysconfig.get_path('platstdlib'),os.path.dirname(os.path.realpath(sys.executable))]\n\
-print(json.dumps({'executable':os.path.realpath(sys.executable),'version':list(sys.version_info[:3]),'paths':p,\
+print(json.dumps({'executable':os.path.realpath(sys.executable),'version':list(sys.version_info[:3]),'paths':p,'libc':'-'.join(platform.libc_ver()),\
 'tag':sys.implementation.cache_tag+'-'+sysconfig.get_platform()+'-'+(getattr(sys,'abiflags','') or '')}))";
 
 impl Python {
@@ -79,6 +82,7 @@ impl Python {
             version,
             prefixes: outermost(&asked.paths),
             tag: asked.tag,
+            libc: asked.libc,
         })
     }
 

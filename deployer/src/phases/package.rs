@@ -61,6 +61,8 @@ pub async fn on(job: &Job, node: &Node) -> Result<()> {
     if !done.digest.is_empty() {
         let state = if done.reused {
             "there already"
+        } else if done.fetched {
+            "fetched"
         } else {
             "built"
         };

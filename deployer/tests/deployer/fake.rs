@@ -162,6 +162,7 @@ impl Executor for Fake {
                 lock: "the lock".into(),
                 digest: "d".repeat(64),
                 reused: false,
+                fetched: false,
             };
             event(Event::Done(done))
         });

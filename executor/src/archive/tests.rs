@@ -1,0 +1,150 @@
+//! What goes in comes out, and what is hostile does not come in.
+
+use super::*;
+
+struct Dir(PathBuf);
+
+impl Dir {
+    fn new() -> Self {
+        let dir = std::env::temp_dir().join(format!("phalanx-archive-{}", uuid::Uuid::new_v4()));
+        fs::create_dir(&dir).expect("a folder");
+        Self(dir)
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        fs::remove_dir_all(&self.0).ok();
+    }
+}
+
+/// An archive as nobody of us packs it: names and targets are written as they are.
+fn hostile(dir: &Dir, entries: &[(EntryType, &str, &str)]) -> PathBuf {
+    let file = dir.at("hostile");
+    let out = fs::File::create(&file).expect("a file");
+    let mut tar = Builder::new(GzEncoder::new(out, Compression::fast()));
+    for (kind, name, content) in entries {
+        let mut header = Header::new_gnu();
+        header.set_entry_type(*kind);
+        header.set_mode(0o4777);
+        header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+        let bytes = if *kind == EntryType::Regular {
+            content.as_bytes()
+        } else {
+            header.as_old_mut().linkname[..content.len()].copy_from_slice(content.as_bytes());
+            b""
+        };
+        header.set_size(bytes.len() as u64);
+        header.set_cksum();
+        tar.append(&header, bytes).expect("appended");
+    }
+    tar.into_inner().expect("ended").finish().expect("written");
+    file
+}
+
+fn refused(entries: &[(EntryType, &str, &str)]) -> String {
+    let dir = Dir::new();
+    let file = hostile(&dir, entries);
+    fs::create_dir(dir.at("into")).expect("a folder");
+    let limits = Limits {
+        bytes: 100_000,
+        entries: 10,
+    };
+    let error = unpack(&file, &dir.at("into"), limits).expect_err("refused");
+    let mut left: Vec<_> = fs::read_dir(&dir.0)
+        .expect("read")
+        .map(|entry| entry.expect("an entry").file_name())
+        .collect();
+    left.sort();
+    assert_eq!(left, ["hostile", "into"], "nothing is written beside");
+    error.to_string()
+}
+
+#[test]
+fn nothing_gets_out() {
+    use EntryType as T;
+    for path in [
+        "../out",
+        "/tmp/phalanx-out",
+        "a/../../out",
+        "..",
+        "./../out",
+    ] {
+        for kind in [T::Regular, T::Directory, T::Symlink] {
+            let words = refused(&[(kind, path, "x")]);
+            assert!(words.contains("does not stay inside"), "{path}: {words}");
+        }
+    }
+    for target in [
+        "/etc",
+        "..",
+        "../out",
+        "a/../../out",
+        "a/..",
+        "b/../../../out",
+    ] {
+        let words = refused(&[(T::Symlink, "link", target)]);
+        assert!(words.contains("not inside"), "{target}: {words}");
+    }
+    let chain = [
+        (T::Symlink, "a/b/up", "../.."),
+        (T::Symlink, "out", "a/b/up/../.."),
+    ];
+    assert!(refused(&chain).contains("not inside"));
+    for kind in [T::Link, T::Fifo, T::Char, T::Block] {
+        assert!(refused(&[(kind, "odd", "/etc/passwd")]).contains("odd is neither"));
+    }
+    // Neither through a link, nor over a file.
+    refused(&[(T::Symlink, "a", "b"), (T::Regular, "a/file", "x")]);
+    refused(&[(T::Regular, "a", "x"), (T::Regular, "a", "y")]);
+    refused(&[(T::Regular, "a", "x"), (T::Symlink, "a", "b")]);
+}
+
+#[test]
+fn sizes_are_bounded() {
+    use EntryType as T;
+    let bomb = "0".repeat(1_000_000);
+    assert!(refused(&[(T::Regular, "bomb", &bomb)]).contains("more than it may"));
+    let many = [(T::Directory, "same", ""); 11];
+    assert!(refused(&many).contains("more than 10 entries"));
+}
+
+#[test]
+fn a_folder_comes_back_as_it_was_and_packs_to_the_same_bytes() {
+    let dir = Dir::new();
+    let deep = dir.at("there").join("d".repeat(80)).join("e".repeat(80));
+    fs::create_dir_all(&deep).expect("folders");
+    fs::create_dir(dir.at("there").join("empty")).expect("a folder");
+    fs::write(deep.join("module.py"), "x = 1").expect("written");
+    fs::write(dir.at("there/tool"), "#!/bin/sh").expect("written");
+    fs::set_permissions(dir.at("there/tool"), fs::Permissions::from_mode(0o6750))
+        .expect("executable");
+    let old = UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    let file = fs::File::options().write(true).open(deep.join("module.py"));
+    file.expect("a file").set_modified(old).expect("a time");
+    symlink("../../tool", deep.join("link")).expect("a link");
+
+    let packed = pack(&dir.at("there"), &dir.at("one")).expect("packed");
+    let bytes = fs::read(dir.at("one")).expect("read");
+    assert_eq!(packed.size, bytes.len() as u64);
+    assert_eq!(packed.digest, domain::artifact::digest(&bytes));
+
+    fs::create_dir(dir.at("back")).expect("a folder");
+    unpack(&dir.at("one"), &dir.at("back"), Limits::default()).expect("unpacked");
+    let back = dir.at("back").join("d".repeat(80)).join("e".repeat(80));
+    let module = fs::metadata(back.join("module.py")).expect("there");
+    assert_eq!(module.modified().expect("a time"), old);
+    assert!(dir.at("back/empty").is_dir());
+    let tool = fs::metadata(dir.at("back/tool")).expect("there");
+    assert_eq!(tool.permissions().mode() & 0o7777, 0o755);
+    assert_eq!(
+        fs::read_link(back.join("link")).expect("a link"),
+        Path::new("../../tool")
+    );
+    let again = pack(&dir.at("back"), &dir.at("two")).expect("packed");
+    assert_eq!(again, packed);
+}
