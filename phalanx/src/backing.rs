@@ -8,7 +8,7 @@ use proto::{
     peer::{Listen, Peers},
 };
 use std::{fs, path::PathBuf};
-use store::{Secrets, Store};
+use store::{Blobs, Secrets, Store};
 
 /// The file's words without the line's end.
 pub fn secret(path: &str) -> Result<String> {
@@ -28,7 +28,8 @@ pub async fn store(settings: &Settings) -> Result<Store> {
         url,
         connections: told.connections.max(2),
     };
-    Ok(Store::open(&config, secrets(settings)?).await?)
+    let store = Store::open(&config, secrets(settings)?).await?;
+    Ok(store.with_blobs(Blobs::open(&settings.blobs.with_variables()).await?))
 }
 
 fn secrets(settings: &Settings) -> Result<Secrets> {

@@ -24,6 +24,7 @@ pub struct Settings {
     pub ops: Ops,
     pub gateway: Gateway,
     pub executor: Executor,
+    pub blobs: Blobs,
     pub monitor: Monitor,
 }
 
@@ -112,6 +113,31 @@ pub struct Executor {
 pub enum Isolation {
     Namespaces,
     None,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Blobs {
+    pub url: String,
+    pub endpoint: String,
+    pub region: String,
+    pub allow_http: bool,
+}
+
+impl Blobs {
+    /// With the keys and roles that the environment holds.
+    pub fn with_variables(&self) -> store::blobs::Settings {
+        let variables = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .filter(|(name, value)| name.starts_with("AWS_") && !value.is_empty());
+        store::blobs::Settings {
+            url: self.url.clone(),
+            endpoint: self.endpoint.clone(),
+            region: self.region.clone(),
+            allow_http: self.allow_http,
+            variables: variables.collect(),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Deserialize)]

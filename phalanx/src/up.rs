@@ -4,7 +4,7 @@ use crate::{configs, data_dir::DataDir, settings::Settings, signals::told_to_lea
 use anyhow::{Result, bail};
 use bus::{Bus, Limits};
 use proto::peer::Peers;
-use store::{Secrets, Store};
+use store::{Blobs, Secrets, Store};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -31,7 +31,8 @@ pub async fn run(settings: Settings) -> Result<()> {
         },
         Secrets::new(&dir.master_key()?)?,
     )
-    .await?;
+    .await?
+    .with_blobs(Blobs::open(&settings.blobs.with_variables()).await?);
     let bus = Bus::memory(Limits {
         requests: REQUESTS,
         ..Limits::default()

@@ -2,6 +2,7 @@
 //! whole can show.
 
 mod agents;
+mod blobs;
 mod causes;
 mod deployments;
 mod environments;
