@@ -5,7 +5,7 @@
 use crate::{
     archive::{self, Limits},
     environment::Say,
-    files, now,
+    files,
 };
 use domain::{Error, Result};
 use std::path::{Path, PathBuf};
@@ -131,7 +131,7 @@ impl Shelf {
             libc: self.libc.clone(),
             archive: packed.digest,
             size: packed.size,
-            created_at: now(),
+            created_at: self.store.now(),
         };
         self.blobs.put_file(&archive.name(), file).await?;
         if spoilt == Some(archive.archive.as_str()) {

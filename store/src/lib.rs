@@ -4,8 +4,8 @@
 //! In: domain values and an account for every query. Out: domain values and [`domain::Error`].
 //! Never here: a rule about what may follow what (that is `domain`), a sqlx error seen outside.
 
-mod clock;
 mod artifacts;
+mod clock;
 mod db;
 #[cfg(test)]
 mod plans;
@@ -27,7 +27,7 @@ pub mod nodes;
 pub mod traffic;
 pub mod versions;
 
-pub use clock::Clock;
 pub use blobs::Blobs;
+pub use clock::Clock;
 pub use db::{Config, Store};
 pub use seal::{Hash, Secrets};

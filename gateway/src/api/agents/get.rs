@@ -2,8 +2,7 @@
 
 use super::living;
 use crate::{
-    app::App, door::Who, error::Answer, monitor, monitor::Ends, openapi, params::Path,
-    respond,
+    app::App, door::Who, error::Answer, monitor, monitor::Ends, openapi, params::Path, respond,
 };
 use axum::{extract::State, response::Response};
 use domain::{
