@@ -19,6 +19,7 @@ mod message;
 pub mod nats;
 mod requests;
 pub mod subject;
+mod trace;
 pub mod typed;
 mod work;
 

@@ -7,9 +7,11 @@ use domain::{
 };
 use proto::{
     convert::{Execute, Reply, encode, read},
+    trace::follow,
     v1,
 };
 use std::time::Duration;
+use tracing::{Instrument, Span};
 
 /// Of no account: deployments of all of them share one lane, each names its own; and beats are nobody's.
 const ALL: &str = "all";
@@ -74,8 +76,11 @@ impl Bus {
             execute.version_id.as_str(),
             node.as_str(),
         );
+        let span = self.sending_execution("request", "run", execute);
+        let message = Message::new(execute.encode()?).sent_by(&span);
         let answer = self
-            .request(&subject, Message::new(execute.encode()?), deadline)
+            .request(&subject, message, deadline)
+            .instrument(span)
             .await?;
         Reply::decode(answer.payload)
     }
@@ -85,13 +90,29 @@ impl Bus {
     pub async fn enqueue_execution(&self, execute: &Execute, due_at: Timestamp) -> Result<()> {
         let lane = priority(execute.options.priority);
         let subject = Subject::work(execute.account.as_str(), execute.version_id.as_str(), lane);
+        let span = self.sending_execution("enqueue", "work", execute);
+        let message = Message::new(execute.encode()?).sent_by(&span);
         Ok(self
-            .enqueue(
-                &subject,
-                &enqueue_id(execute, due_at),
-                Message::new(execute.encode()?),
-            )
+            .enqueue(&subject, &enqueue_id(execute, due_at), message)
+            .instrument(span)
             .await?)
+    }
+
+    /// What its caller wants no trace of has no spans. A sweep that sends it anew follows what the row has kept.
+    fn sending_execution(
+        &self,
+        operation: &'static str,
+        destination: &'static str,
+        execute: &Execute,
+    ) -> Span {
+        if !execute.options.trace {
+            return Span::none();
+        }
+        let span = self.sending(operation, destination);
+        if !span.is_disabled() {
+            follow(&span, execute.caller.trace().as_ref());
+        }
+        span
     }
 
     /// Asks whoever holds the execution to stop it. Silence until the deadline: nobody holds it.
@@ -109,8 +130,11 @@ impl Bus {
             execution_id: execution_id.to_string(),
         };
         let subject = Subject::cancel(account.as_str(), version_id.as_str());
+        let span = self.sending("request", "cancel");
+        let message = Message::new(encode(&cancel)).sent_by(&span);
         let answer = self
-            .request(&subject, Message::new(encode(&cancel)), deadline)
+            .request(&subject, message, deadline)
+            .instrument(span)
             .await?;
         Reply::decode(answer.payload)
     }
@@ -121,12 +145,11 @@ impl Bus {
             account: account.to_string(),
             deployment_id: deployment_id.to_string(),
         };
+        let span = self.sending("enqueue", "deploy");
+        let message = Message::new(encode(&deploy)).sent_by(&span);
         Ok(self
-            .enqueue(
-                &deployments(),
-                deployment_id.as_str(),
-                Message::new(encode(&deploy)),
-            )
+            .enqueue(&deployments(), deployment_id.as_str(), message)
+            .instrument(span)
             .await?)
     }
 

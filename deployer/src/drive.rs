@@ -4,10 +4,13 @@ use crate::{
     Config, Deps,
     phases::{self, Job, Notes},
     record::{Record, Recorded},
+    spans::{self, Traced, Traces},
 };
 use domain::{
     Error, Kind, Result, Timestamp,
     deployment::{Input, Phase, Seen, Step, decide},
+    id::DeploymentId,
+    trace::Context,
 };
 use std::{
     collections::HashMap,
@@ -20,6 +23,7 @@ use tokio::{
     time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::Instrument;
 
 /// Log lines of a running phase are recorded at most so often.
 const RECORD_EVERY: Duration = Duration::from_millis(250);
@@ -41,6 +45,7 @@ struct Inner {
     slots: Semaphore,
     stop: CancellationToken,
     tasks: TaskTracker,
+    traces: Traces,
 }
 
 /// How the drive of one deployment ended.
@@ -68,6 +73,7 @@ impl Driver {
             slots,
             stop,
             tasks,
+            traces: Traces::default(),
         }))
     }
 
@@ -77,6 +83,16 @@ impl Driver {
 
     pub fn deps(&self) -> &Deps {
         &self.0.deps
+    }
+
+    pub fn traces(&self) -> &Traces {
+        &self.0.traces
+    }
+
+    /// The trace that a nudge belongs to, for as long as the answer lives.
+    pub fn traced(&self, id: &DeploymentId, trace: Option<Context>) -> Option<Traced> {
+        self.traces().note(id, trace?);
+        Some(Traced(self.clone(), id.clone()))
     }
 
     pub fn is_stopping(&self) -> bool {
@@ -168,9 +184,17 @@ impl Drive {
         if let Some(version) = &row.version_id {
             job.version = inner.deps.store.version(&row.account, version).await?;
         }
+        let span = spans::deployment(&inner.traces, &row);
         let mut record = Record::new(inner.deps.store.clone(), row);
+        let left = self.phases(&job, &mut record).instrument(span.clone());
+        let left = left.await?;
+        spans::deployed(&span, record.state());
+        Ok(left)
+    }
+
+    async fn phases(&self, job: &Job, record: &mut Record) -> Result<Left> {
         loop {
-            let newer = self.newer(&record).await?;
+            let newer = self.newer(record).await?;
             let seen = Seen {
                 state: record.state(),
                 newer: newer.as_deref(),
@@ -178,19 +202,19 @@ impl Drive {
             let inputs = match decide(&seen) {
                 Step::Rest => return Ok(Left::Finished),
                 Step::GiveWay(newer) => {
-                    phases::take_down(&job).await;
+                    phases::take_down(job).await;
                     vec![Input::Supersede(format!("deployment {newer} took over"))]
                 }
                 Step::Run(phase) => {
                     if record.apply([Input::Begin(phase)]).await? == Recorded::Theirs {
                         return Ok(Left::Away);
                     }
-                    let ended = match self.phase(phase, &job, &mut record).await? {
+                    let ended = match self.phase(phase, job, record).await? {
                         Ran::Done(Ok(())) => Input::Complete(phase),
                         Ran::Done(Err(error)) => {
                             let reason = error.to_string();
                             job.notes.say(reason.clone());
-                            phases::take_down(&job).await;
+                            phases::take_down(job).await;
                             Input::Fail(phase, reason)
                         }
                         Ran::Overtaken => continue,
@@ -203,7 +227,7 @@ impl Drive {
                 return Ok(Left::Away);
             }
             if record.state().status.is_terminal() {
-                report(&record, inner.deps.store.now());
+                report(record, self.driver.0.deps.store.now());
             }
         }
     }
@@ -211,12 +235,19 @@ impl Drive {
     /// Runs a phase and records what it says meanwhile.
     async fn phase(&self, phase: Phase, job: &Job, record: &mut Record) -> Result<Ran> {
         let deadline = Instant::now() + phases::limit(phase, job);
-        let mut running = std::pin::pin!(within(deadline, phase, job));
+        let span = spans::phase(phase);
+        let running = within(deadline, phase, job).instrument(span.clone());
+        let mut running = std::pin::pin!(running);
         let mut ticks = tokio::time::interval_at(Instant::now() + RECORD_EVERY, RECORD_EVERY);
         let mut looked = Instant::now();
         loop {
             tokio::select! {
-                done = &mut running => return Ok(Ran::Done(done)),
+                done = &mut running => {
+                    if let Err(error) = &done {
+                        spans::failed(&span, error);
+                    }
+                    return Ok(Ran::Done(done));
+                }
                 () = self.driver.0.stop.cancelled() => return Ok(Ran::Away),
                 _ = ticks.tick() => {}
             }

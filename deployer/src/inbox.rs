@@ -32,9 +32,11 @@ pub async fn run(driver: &Driver, mut work: Work, stop: &CancellationToken, task
 
 /// Acknowledged when the deployment has ended or another process has it; kept alive meanwhile.
 async fn take(driver: &Driver, mut delivery: Delivery) -> Result<()> {
-    let message: v1::Deploy = read(std::mem::take(&mut delivery.message).payload)?;
+    let nudge = std::mem::take(&mut delivery.message);
+    let message: v1::Deploy = read(nudge.payload)?;
     let account: AccountId = word(&message.account)?;
     let id: DeploymentId = word(&message.deployment_id)?;
+    let _traced = driver.traced(&id, nudge.headers.trace());
     loop {
         let row = driver.deps().store.deployment(&account, &id).await?;
         let Some(row) = row.filter(|row| row.state.status == Status::Deploying) else {

@@ -10,6 +10,7 @@ mod inbox;
 mod nodes;
 mod phases;
 mod record;
+mod spans;
 mod sweep;
 
 pub use config::Config;

@@ -7,6 +7,7 @@ use domain::{
 };
 use proto::{
     status::from_status,
+    trace::Calls,
     v1::{self, executor_client::ExecutorClient},
 };
 use std::time::Duration;
@@ -29,7 +30,7 @@ pub(crate) async fn alive(deps: &Deps, config: &Config, id: &NodeId) -> Result<O
         .find(|node| node.id == *id && is_alive(node, config, now)))
 }
 
-fn client(deps: &Deps, node: &Node) -> Result<ExecutorClient<Channel>> {
+fn client(deps: &Deps, node: &Node) -> Result<ExecutorClient<Calls<Channel>>> {
     Ok(ExecutorClient::new(deps.peers.channel(&node.address)?))
 }
 

@@ -1,6 +1,13 @@
 //! One execution of an agent: what a caller may ask, which states it passes, how it may end.
 
-use crate::{Timestamp, id::InstanceId, id::NodeId, log, retry, words};
+use crate::{
+    Timestamp,
+    id::InstanceId,
+    id::NodeId,
+    log, retry,
+    trace::{Context, Traceparent},
+    words,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::{collections::BTreeMap, time::Duration};
@@ -202,7 +209,30 @@ pub struct Caller {
     pub request_id: Option<String>,
     #[serde(default)]
     pub metadata: serde_json::Map<String, serde_json::Value>,
-    pub traceparent: Option<String>,
+    /// What the next span of this execution follows.
+    pub traceparent: Option<Traceparent>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tracestate: Option<String>,
+}
+
+impl Caller {
+    pub fn trace(&self) -> Option<Context> {
+        Some(Context {
+            parent: self.traceparent?,
+            state: self.tracestate.clone(),
+        })
+    }
+
+    pub fn follow(&mut self, trace: Context) {
+        self.traceparent = Some(trace.parent);
+        self.tracestate = trace.state;
+    }
+
+    /// Every execution belongs to a trace: its caller's, else `fresh`. A caller that wants no trace gets one that is not kept.
+    pub fn begin_trace(&mut self, wanted: bool, fresh: impl FnOnce() -> Traceparent) {
+        let parent = self.traceparent.unwrap_or_else(fresh);
+        self.traceparent = Some(parent.kept(parent.sampled && wanted));
+    }
 }
 
 /// The caller's wishes, complete.

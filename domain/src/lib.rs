@@ -21,6 +21,7 @@ pub mod retry;
 pub mod scale;
 pub mod text;
 pub mod time;
+pub mod trace;
 pub mod traffic;
 
 pub use error::{Error, Kind, Result};

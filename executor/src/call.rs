@@ -190,12 +190,25 @@ fn failed(code: FailureCode, message: impl Into<String>) -> Ending {
 
 fn send(instance: &Instance, calling: &Calling<'_>, deadline: Timestamp) -> Result<Call, Gone> {
     let execute = calling.execute;
+    let caller = &execute.caller;
+    let own = proto::trace::context(&tracing::Span::current());
+    let (traceparent, tracestate) = match &own {
+        Some(own) => (Some(own.parent), own.state.as_deref()),
+        None => (caller.traceparent, caller.tracestate.as_deref()),
+    };
     let body = CallBody {
         execution_id: execute.execution_id.as_str(),
         attempt: calling.attempt,
         deadline_ms: deadline.as_millis(),
         stream: execute.options.mode == Mode::Stream,
-        context: &execute.caller,
+        context: frame::Context {
+            user_id: caller.user_id.as_deref(),
+            session_id: caller.session_id.as_deref(),
+            request_id: caller.request_id.as_deref(),
+            metadata: &caller.metadata,
+            traceparent,
+            tracestate,
+        },
         input: calling.input,
     };
     let id = instance.link.number();

@@ -6,6 +6,7 @@ use domain::{
     Timestamp,
     execution::{Failure, FailureCode, FailurePhase, Usage},
     log::{Level, Line},
+    trace::Traceparent,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -44,8 +45,19 @@ pub struct CallBody<'a> {
     pub attempt: u32,
     pub deadline_ms: i64,
     pub stream: bool,
-    pub context: &'a domain::execution::Caller,
+    pub context: Context<'a>,
     pub input: &'a RawValue,
+}
+
+/// The caller as the handler's `context` shows it. Its trace is not the caller's own: the attempt's span comes between.
+#[derive(Debug, Serialize)]
+pub struct Context<'a> {
+    pub user_id: Option<&'a str>,
+    pub session_id: Option<&'a str>,
+    pub request_id: Option<&'a str>,
+    pub metadata: &'a serde_json::Map<String, serde_json::Value>,
+    pub traceparent: Option<Traceparent>,
+    pub tracestate: Option<&'a str>,
 }
 
 #[derive(Debug, Serialize)]

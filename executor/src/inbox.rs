@@ -1,6 +1,6 @@
 //! From the bus to calls: sync requests, durable work in three lanes, cancels. One set of loops per hosted version.
 
-use crate::{host::Node, pool::Pool, run::Verdict};
+use crate::{host::Node, pool::Pool, run::Verdict, spans};
 use bus::{Delivery, Message, Priority, Request, Requests, Subject, Work, WorkOptions};
 use domain::Result;
 use proto::{
@@ -10,6 +10,7 @@ use proto::{
 use std::{sync::Arc, time::Duration};
 use store::executions::Key;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 /// One serves its own requests; a group's refusals are said at once.
 const GROUP: &str = "executors";
@@ -93,13 +94,18 @@ async fn take_runs(node: Arc<Node>, pool: Arc<Pool>, mut runs: Requests, stop: C
 
 async fn attend(node: &Node, pool: &Arc<Pool>, mut request: Request) {
     let message = std::mem::take(&mut request.message);
-    let execute = match Execute::decode(message.payload) {
+    let mut execute = match Execute::decode(message.payload) {
         Ok(execute) => execute,
         Err(error) => return answer(request, &Reply::Refused(error)).await,
     };
+    let span = spans::taken(&node.bus, "run", &message.headers, &mut execute);
+    run(node, pool, request, &execute).instrument(span).await;
+}
+
+async fn run(node: &Node, pool: &Arc<Pool>, request: Request, execute: &Execute) {
     if execute.options.mode == domain::execution::Mode::Stream {
         // The feed is there before the watcher is told where to look.
-        let _feed = node.hub.execution(&crate::run::key(&execute));
+        let _feed = node.hub.execution(&crate::run::key(execute));
         answer(
             request,
             &Reply::Accepted {
@@ -107,15 +113,15 @@ async fn attend(node: &Node, pool: &Arc<Pool>, mut request: Request) {
             },
         )
         .await;
-        if let Reply::Refused(error) = node.runner.attended(pool, &execute).await {
+        if let Reply::Refused(error) = node.runner.attended(pool, execute).await {
             node.hub.end(
-                &crate::run::key(&execute),
-                crate::run::refused_outcome(&execute, &error, node.store.now()),
+                &crate::run::key(execute),
+                crate::run::refused_outcome(execute, &error, node.store.now()),
             );
         }
         return;
     }
-    let reply = node.runner.attended(pool, &execute).await;
+    let reply = node.runner.attended(pool, execute).await;
     answer(request, &reply).await;
 }
 
@@ -149,9 +155,11 @@ async fn take_work(node: Arc<Node>, pool: Arc<Pool>, mut work: Work, stop: Cance
 async fn work_off(node: &Node, pool: &Arc<Pool>, mut delivery: Delivery) {
     let message = std::mem::take(&mut delivery.message);
     let verdict = match Execute::decode(message.payload) {
-        Ok(execute) => {
+        Ok(mut execute) => {
+            let span = spans::taken(&node.bus, "work", &message.headers, &mut execute);
             let redelivered = delivery.deliveries > 1;
             let working = node.runner.durable(pool, &execute, redelivered);
+            let working = working.instrument(span);
             tokio::pin!(working);
             let mut alive = tokio::time::interval(ACK_WAIT / 3);
             alive.tick().await;

@@ -20,6 +20,7 @@ mod pool;
 mod python;
 mod run;
 mod shelf;
+mod spans;
 mod sweep;
 mod uv;
 mod version;

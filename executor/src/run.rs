@@ -7,6 +7,7 @@ use crate::{
     call::{self, Attempted, Calling},
     held::{Handle, Held, Hold},
     pool::{Lease, Place, Pool},
+    spans,
     watch::Hub,
 };
 use abandoned::close_lost;
@@ -22,6 +23,7 @@ use store::{
     Store,
     executions::{End, Holder, Key, Start},
 };
+use tracing::Instrument;
 
 /// A sync call that runs longer than this is shown as running; shorter ones are written once, at their end.
 pub const SHOW_RUNNING_AFTER: Duration = Duration::from_millis(25);
@@ -360,7 +362,12 @@ impl Runner {
             handle,
             show_running: attended,
         };
-        call::run(self, lease, calling).await
+        let span = spans::attempt(&lease.pool().version, execute, road.attempt);
+        let attempted = call::run(self, lease, calling)
+            .instrument(span.clone())
+            .await;
+        spans::attempted(&span, &attempted);
+        attempted
     }
 
     pub(crate) async fn show_running(&self, key: &Key, attempt: u32, at: Timestamp) {

@@ -5,6 +5,7 @@ use crate::{
     audit,
     error::{Answer, Refusal},
     router::{self, Access, ENDPOINTS, Endpoint},
+    spans,
 };
 use axum::{
     extract::{ConnectInfo, FromRequestParts, Request, State},
@@ -12,7 +13,7 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use domain::{Error, Kind, id::AgentId, key::Key};
+use domain::{Error, Kind, id::AgentId, key::Key, trace::Context};
 use futures::FutureExt;
 use std::{
     net::{IpAddr, SocketAddr},
@@ -20,6 +21,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
     time::Instant,
 };
+use tracing::Instrument;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -51,7 +53,8 @@ pub struct Who(Arc<Caller>);
 pub struct Caller {
     pub key: Arc<Key>,
     pub request_id: String,
-    pub traceparent: Option<String>,
+    /// What the spans of this request follow; `None`: its caller belongs to no trace, and none is exported here.
+    pub trace: Option<Context>,
     pub remote: Option<IpAddr>,
 }
 
@@ -93,19 +96,28 @@ pub async fn guard(State(gate): State<Gate>, request: Request, next: Next) -> Re
     let (app, place) = (gate.app.clone(), gate.place);
     let id = request_id(request.headers());
     let _flight = Flight::new(&app);
-    let passed = pass(gate, id.clone(), request, next);
+    let came = proto::trace::from_headers(request.headers());
+    let span = spans::request(gate.endpoint(), &request, came.as_ref());
+    let trace = proto::trace::context(&span).or(came);
+    let passed = pass(gate, (id.clone(), trace), request, next).instrument(span.clone());
     let response = match AssertUnwindSafe(passed).catch_unwind().await {
         Ok(response) => response,
         Err(_) => {
             Refusal::from(Error::internal("the request ran into a fault of ours")).into_response()
         }
     };
+    spans::answered(&span, response.status());
     app.meter
         .count(place, response.status().as_u16(), begun.elapsed());
     dressed(response, &id)
 }
 
-async fn pass(gate: Gate, id: String, mut request: Request, next: Next) -> Response {
+async fn pass(
+    gate: Gate,
+    (id, trace): (String, Option<Context>),
+    mut request: Request,
+    next: Next,
+) -> Response {
     let permissions = match gate.endpoint().access {
         Access::Open => return next.run(request).await,
         Access::KeyUnlessOpened(_) if gate.app.config.open_metrics => {
@@ -125,7 +137,7 @@ async fn pass(gate: Gate, id: String, mut request: Request, next: Next) -> Respo
     let who = Who(Arc::new(Caller {
         key,
         request_id: id,
-        traceparent: traceparent(request.headers()),
+        trace,
         remote: request
             .extensions()
             .get::<ConnectInfo<SocketAddr>>()
@@ -155,7 +167,7 @@ async fn pass(gate: Gate, id: String, mut request: Request, next: Next) -> Respo
         audit::note(&app, record).await;
         response
     };
-    match gate.app.changes.spawn(change).await {
+    match gate.app.changes.spawn(change.in_current_span()).await {
         Ok(response) => response,
         Err(error) => Refusal::from(Error::internal("the change was broken off").because(error))
             .into_response(),
@@ -222,26 +234,6 @@ pub fn request_id(headers: &HeaderMap) -> String {
     }
 }
 
-/// A header of the written form (W3C Trace Context, 3.2.2), or nothing.
-fn traceparent(headers: &HeaderMap) -> Option<String> {
-    let text = headers.get("traceparent")?.to_str().ok()?;
-    let parts: Vec<&str> = text.split('-').collect();
-    let [version, trace, span, flags, rest @ ..] = parts.as_slice() else {
-        return None;
-    };
-    let hex = |part: &str, length| {
-        part.len() == length
-            && part
-                .bytes()
-                .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-    };
-    let some = |part: &str| part.bytes().any(|b| b != b'0');
-    let known = *version == "00" && rest.is_empty()
-        || *version != "00" && *version != "ff" && hex(version, 2) && text.len() <= 256;
-    (known && hex(trace, 32) && some(trace) && hex(span, 16) && some(span) && hex(flags, 2))
-        .then(|| text.to_owned())
-}
-
 /// Counted as in flight until dropped.
 struct Flight(App);
 
@@ -282,25 +274,6 @@ mod tests {
                 request_id(&headers("x-request-id", bad)).starts_with("req_"),
                 "{bad}"
             );
-        }
-    }
-
-    #[test]
-    fn trace_contexts() {
-        let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-        assert_eq!(
-            traceparent(&headers("traceparent", good)).as_deref(),
-            Some(good)
-        );
-        for bad in [
-            "",
-            "00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01",
-            "00-00000000000000000000000000000000-b7ad6b7169203331-01",
-            "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
-            "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
-            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-x",
-        ] {
-            assert_eq!(traceparent(&headers("traceparent", bad)), None, "{bad}");
         }
     }
 }

@@ -30,6 +30,7 @@ mod params;
 mod ready;
 mod respond;
 pub mod router;
+mod spans;
 mod sse;
 #[cfg(test)]
 mod tests;

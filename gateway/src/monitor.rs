@@ -8,6 +8,7 @@ use domain::{
 };
 use proto::{
     status::from_status,
+    trace::Calls,
     v1::{
         Bucket, QueryReply, QueryRequest, SummarizeRequest, Summary, SystemReply, SystemRequest,
         monitor_client::MonitorClient,
@@ -26,7 +27,7 @@ const MESSAGE_BYTES: usize = 64 * 1024 * 1024;
 async fn ask<T, A>(
     app: &App,
     limit: Duration,
-    asking: impl Fn(MonitorClient<Channel>) -> A,
+    asking: impl Fn(MonitorClient<Calls<Channel>>) -> A,
 ) -> Result<T>
 where
     A: Future<Output = Result<tonic::Response<T>, tonic::Status>>,

@@ -74,6 +74,15 @@ enum Part {
     One(Role),
 }
 
+impl Part {
+    fn as_str(&self) -> &'static str {
+        match self {
+            Self::All => "up",
+            Self::One(role) => role.as_str(),
+        }
+    }
+}
+
 fn main() -> ExitCode {
     // The sandbox's helper must come first: it runs on one thread, without a runtime.
     if std::env::args_os()
@@ -139,14 +148,19 @@ fn begin() -> Result<ExitCode> {
         data_dir: arguments.global.data_dir,
     };
     let settings = settings::load(overrides)?;
-    telemetry::start(&settings.log)?;
+    let exporter = {
+        let _within = runtime.enter();
+        telemetry::start(&settings, part.as_str())?
+    };
     raise_open_files();
-    runtime.block_on(async {
+    let left = runtime.block_on(async {
         match part {
             Part::All => up::run(settings).await,
             Part::One(role) => roles::run(role, settings).await,
         }
-    })?;
+    });
+    runtime.block_on(exporter.finish());
+    left?;
     // What is left of blocking work (a package that is being unpacked) may not hold the exit up.
     runtime.shutdown_background();
     Ok(ExitCode::SUCCESS)

@@ -18,6 +18,7 @@ pub struct Settings {
     pub region: String,
     pub public_url: String,
     pub log: Log,
+    pub telemetry: Telemetry,
     pub store: Store,
     pub bus: Bus,
     pub grpc: Grpc,
@@ -71,6 +72,12 @@ pub struct Ops {
 pub struct Log {
     pub level: String,
     pub format: LogFormat,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Telemetry {
+    pub otlp_endpoint: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]

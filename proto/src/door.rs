@@ -1,7 +1,7 @@
 //! The door of a service: where its gRPC is reached, by TCP (with mutual TLS where it is configured) or through memory, and
 //! what stands behind every door alike: health, reflection and a way to leave.
 
-use crate::v1;
+use crate::{trace, v1};
 use domain::{Error, Result};
 use futures::Stream;
 use std::{
@@ -122,6 +122,7 @@ impl Door {
             }
         };
         let served = server
+            .layer(trace::Taken)
             .add_routes(routes)
             .add_service(healthy)
             .add_service(reflection)

@@ -7,6 +7,7 @@ pub mod convert;
 pub mod door;
 pub mod peer;
 pub mod status;
+pub mod trace;
 
 /// Generated from `phalanx/v1/*.proto`.
 #[allow(clippy::all, clippy::pedantic, reason = "generated code")]

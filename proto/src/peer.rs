@@ -1,6 +1,9 @@
 //! How services reach each other by gRPC: by TCP, or inside one process through memory, behind the same channel.
 
-use crate::door::{ANSWERS_WITHIN, ASK_EVERY, Door, Incoming, Tls};
+use crate::{
+    door::{ANSWERS_WITHIN, ASK_EVERY, Door, Incoming, Tls},
+    trace::Calls,
+};
 use domain::{Error, Result};
 use hyper_util::rt::TokioIo;
 use std::{
@@ -91,10 +94,10 @@ impl Peers {
     }
 
     /// A channel to `address`; it connects when it is first used, and again after it broke.
-    pub fn channel(&self, address: &str) -> Result<Channel> {
+    pub fn channel(&self, address: &str) -> Result<Calls<Channel>> {
         let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(channel) = channels.get(address) {
-            return Ok(channel.clone());
+            return Ok(Calls(channel.clone()));
         }
         let channel = if address.starts_with(MEMORY) {
             self.through_memory(address)
@@ -102,7 +105,7 @@ impl Peers {
             self.through_tcp(address)?
         };
         channels.insert(address.to_owned(), channel.clone());
-        Ok(channel)
+        Ok(Calls(channel))
     }
 
     fn through_memory(&self, address: &str) -> Channel {

@@ -3,6 +3,7 @@
 use proto::{
     door::Tls,
     peer::{Listen, Peers},
+    trace::Calls,
     v1::{InspectRequest, executor_client::ExecutorClient},
 };
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
@@ -51,7 +52,7 @@ async fn serve(peers: &Peers) -> Served {
     }
 }
 
-async fn health(channel: Channel, service: &str) -> Result<ServingStatus, tonic::Status> {
+async fn health(channel: Calls<Channel>, service: &str) -> Result<ServingStatus, tonic::Status> {
     let asked = HealthCheckRequest {
         service: service.to_owned(),
     };

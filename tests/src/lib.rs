@@ -13,6 +13,7 @@
 pub mod backing;
 pub mod client;
 pub mod cluster;
+pub mod collector;
 pub mod fixtures;
 pub mod part;
 pub mod program;
@@ -23,4 +24,5 @@ pub mod wait;
 
 pub use client::{Answer, Client};
 pub use cluster::{Cluster, Options, Shape};
+pub use collector::Collector;
 pub use serde_json::{Value, json};

@@ -12,6 +12,7 @@ mod proxy;
 mod requests;
 mod slots;
 mod subjects;
+mod traces;
 mod work;
 mod world;
 
@@ -74,6 +75,10 @@ conformance! {
     subjects:
         hostile_tokens_stay_apart,
         hostile_ids_and_headers_are_carried;
+    traces:
+        a_request_carries_the_span_that_sends_it,
+        stored_work_carries_it_as_well,
+        where_no_span_is_made_no_header_is_sent;
     lifecycle:
         too_large_is_refused_everywhere,
         ping_answers,

@@ -759,6 +759,7 @@ class Context:
         "attempt",
         "deadline",
         "traceparent",
+        "tracestate",
         "_call",
         "_worker",
     )
@@ -770,6 +771,7 @@ class Context:
         self.request_id: str | None = given.get("request_id")
         self.metadata: dict[str, Any] = given.get("metadata") or {}
         self.traceparent: str | None = given.get("traceparent")
+        self.tracestate: str | None = given.get("tracestate")
         self.execution_id: str | None = call.body.get("execution_id")
         self.attempt: int = call.body.get("attempt") or 1
         deadline = call.body.get("deadline_ms")
@@ -1986,6 +1988,7 @@ class AsgiEntry(Entry):
             "content-length": str(len(body)),
             "x-request-id": context.get("request_id"),
             "traceparent": context.get("traceparent"),
+            "tracestate": context.get("tracestate"),
             "x-amzn-bedrock-agentcore-runtime-session-id": context.get("session_id"),
             "x-amzn-bedrock-agentcore-runtime-request-id": context.get("request_id") or call.body.get("execution_id"),
             "x-amzn-bedrock-agentcore-runtime-user-id": context.get("user_id"),

@@ -483,12 +483,50 @@ async fn trace_context_and_request_id_reach_the_executor() {
         .request("POST", EXECUTE)
         .bearer_auth(&world.key)
         .header("traceparent", trace)
+        .header("tracestate", "a=1")
+        .header("tracestate", "b=2")
         .header("x-request-id", "r-1")
         .json(&json!({}));
     world.send(request).await;
     let caller = receiver.recv().await.expect("executed");
     assert_eq!(
-        (caller.traceparent.as_deref(), caller.request_id.as_deref()),
-        (Some(trace), Some("r-1"))
+        (
+            caller.traceparent.map(|parent| parent.to_string()),
+            caller.tracestate.as_deref(),
+            caller.request_id.as_deref()
+        ),
+        (Some(trace.to_owned()), Some("a=1,b=2"), Some("r-1"))
     );
+}
+
+#[tokio::test]
+async fn every_execution_belongs_to_a_trace_that_its_caller_may_refuse() {
+    let mut world = World::new().await;
+    let version = world.serving("mine").await;
+    let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
+    world
+        .execute_by(&version, move |execute| {
+            sender.send(execute.caller.clone()).ok();
+            Some(echo(execute))
+        })
+        .await;
+    let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let unkept = json!({"monitoring": {"trace_enabled": false}});
+    for (sent, body, kept) in [
+        (None, json!({}), true),
+        (None, unkept.clone(), false),
+        (Some(trace), unkept, false),
+        (Some("00-zz"), json!({}), true),
+    ] {
+        let mut request = world.request("POST", EXECUTE).bearer_auth(&world.key);
+        if let Some(trace) = sent {
+            request = request.header("traceparent", trace);
+        }
+        world.send(request.json(&body)).await;
+        let caller = receiver.recv().await.expect("executed");
+        let parent = caller.traceparent.expect("a trace");
+        assert_eq!(parent.sampled, kept, "{sent:?} {body}");
+        let same = parent.to_string()[..52] == trace[..52];
+        assert_eq!(same, sent == Some(trace), "{sent:?} {body}: {parent}");
+    }
 }

@@ -35,7 +35,7 @@ pub fn somebody() -> Who {
             expires_at: None,
         }),
         request_id: "req_test".to_owned(),
-        traceparent: None,
+        trace: None,
         remote: None,
     })
 }

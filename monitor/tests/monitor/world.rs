@@ -10,7 +10,7 @@ use domain::{
     retry,
 };
 use monitor::{Config, Deps, Monitor};
-use proto::{peer::Peers, v1::monitor_client::MonitorClient};
+use proto::{peer::Peers, trace::Calls, v1::monitor_client::MonitorClient};
 use serde_json::value::RawValue;
 use std::{collections::BTreeMap, env, fs, path::PathBuf, time::SystemTime};
 use store::{
@@ -23,7 +23,7 @@ use tonic::transport::Channel;
 
 pub struct World {
     pub deps: Deps,
-    pub client: MonitorClient<Channel>,
+    pub client: MonitorClient<Calls<Channel>>,
     pub address: String,
     stop: CancellationToken,
     served: JoinSet<()>,

@@ -30,7 +30,10 @@ pub async fn inserted_once_and_read_back(store: &Store) -> Result<()> {
         session_id: Some("s".into()),
         request_id: Some("r".into()),
         metadata: serde_json::from_str(r#"{"k": [1, null]}"#).expect("an object"),
-        traceparent: None,
+        traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+            .parse()
+            .ok(),
+        tracestate: Some("a=1".into()),
     };
     sent.input = json("{\"x\":  1}");
     assert!(store.insert_execution(sent.clone()).await?);

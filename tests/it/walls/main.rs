@@ -117,6 +117,18 @@ fn one_room_for_each_craft() {
     only_in(&["rustix"], &["executor"]);
     only_in(&["nix"], &["executor", "phalanx"]);
     only_in(&["prost"], &["proto", "bus"]);
+    only_in(
+        &["opentelemetry", "tracing-opentelemetry"],
+        &["proto", "phalanx"],
+    );
+    only_in(
+        &[
+            "opentelemetry_sdk",
+            "opentelemetry-otlp",
+            "opentelemetry-proto",
+        ],
+        &["phalanx"],
+    );
     // The command line is a client like any other.
     only_in(&["reqwest"], &["gateway", "phalanx"]);
     only_in(

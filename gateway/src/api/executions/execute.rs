@@ -25,6 +25,7 @@ use domain::{
     Error, Kind, Timestamp,
     execution::{Failure, FailureCode, FailurePhase, Mode, Options, Outcome, Status, Usage},
     id::{AgentId, ExecutionId, NodeId},
+    trace::Traceparent,
     traffic::draw,
 };
 use proto::convert::{Execute, INLINE_BYTES, Reply};
@@ -177,6 +178,12 @@ async fn call(
         retry_explicit: asked.retry_explicit,
         trace: asked.trace,
     };
+    let mut caller = asked.caller;
+    caller.begin_trace(asked.trace, || Traceparent {
+        trace: Uuid::new_v4().as_u128(),
+        span: chance | 1,
+        sampled: true,
+    });
     let travels = asked.input.get().len() <= INLINE_BYTES;
     let execute = Execute {
         account: account.clone(),
@@ -184,7 +191,7 @@ async fn call(
         version_id: version_id.clone(),
         execution_id: id.clone(),
         options: options.clone(),
-        caller: asked.caller.clone(),
+        caller: caller.clone(),
         input: travels.then(|| asked.input.clone()),
         accepted_at,
         losses: 0,
@@ -199,7 +206,7 @@ async fn call(
         mode,
         priority: asked.priority,
         body_digest,
-        caller: asked.caller,
+        caller,
         options,
         input: asked.input,
         accepted_at,

@@ -210,7 +210,8 @@ fn caller(context: &Fields<'_>, who: &Who) -> Caller {
         session_id: id("session_id"),
         request_id: Some(id("request_id").unwrap_or_else(|| who.request_id.clone())),
         metadata,
-        traceparent: who.traceparent.clone(),
+        traceparent: who.trace.as_ref().map(|trace| trace.parent),
+        tracestate: who.trace.as_ref().and_then(|trace| trace.state.clone()),
     }
 }
 

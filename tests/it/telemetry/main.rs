@@ -1,0 +1,3 @@
+//! What Phalanx tells of itself: one trace from the caller to the handler, and figures.
+
+mod traces;
