@@ -16,6 +16,7 @@ mod error;
 mod events;
 pub mod memory;
 mod message;
+mod meter;
 pub mod nats;
 mod requests;
 pub mod subject;
@@ -28,6 +29,7 @@ use std::time::Duration;
 pub use error::{Error, Result};
 pub use events::{Event, Events};
 pub use message::{Headers, Limits, Message};
+pub use meter::Meter;
 pub use requests::{Request, Requests};
 pub use subject::{Pattern, Priority, Subject};
 pub use work::{DeadLetter, Delivery, Slots, Work, WorkOptions};
@@ -68,7 +70,8 @@ impl Bus {
         message: Message,
         deadline: Duration,
     ) -> Result<Message> {
-        on!(self, engine => engine.request(subject, message, deadline).await)
+        let answer = on!(self, engine => engine.request(subject, message, deadline).await);
+        self.counts().sent("request", answer)
     }
 
     /// Serves a subject. Servers of one group share its requests, each going to one of them; without
@@ -80,7 +83,8 @@ impl Bus {
 
     /// Tells everybody who listens now.
     pub async fn publish(&self, subject: &Subject, message: Message) -> Result<()> {
-        on!(self, engine => engine.publish(subject, message).await)
+        let sent = on!(self, engine => engine.publish(subject, message).await);
+        self.counts().sent("publish", sent)
     }
 
     /// Listens. When this returns, what is published from now on is heard.
@@ -91,7 +95,8 @@ impl Bus {
     /// Stores a message for one worker. The same id twice on one subject within
     /// [`Limits::duplicates`] is stored once.
     pub async fn enqueue(&self, subject: &Subject, id: &str, message: Message) -> Result<()> {
-        on!(self, engine => engine.enqueue(subject, id, message).await)
+        let stored = on!(self, engine => engine.enqueue(subject, id, message).await);
+        self.counts().sent("enqueue", stored)
     }
 
     /// Takes stored messages, in competition with every other worker of this subject. Give all of
@@ -114,5 +119,9 @@ impl Bus {
     /// gives `None`. Sending goes on working; what was sent has left this process.
     pub async fn drain(&self) {
         on!(self, engine => engine.drain().await);
+    }
+
+    fn counts(&self) -> &Meter {
+        on!(self, engine => engine.meter())
     }
 }

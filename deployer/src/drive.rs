@@ -2,6 +2,7 @@
 
 use crate::{
     Config, Deps,
+    meter::Meter,
     phases::{self, Job, Notes},
     record::{Record, Recorded},
     spans::{self, Traced, Traces},
@@ -46,6 +47,7 @@ struct Inner {
     stop: CancellationToken,
     tasks: TaskTracker,
     traces: Traces,
+    meter: Meter,
 }
 
 /// How the drive of one deployment ended.
@@ -64,7 +66,12 @@ enum Ran {
 
 impl Driver {
     /// Its work belongs to `tasks` and ends with `stop`.
-    pub fn new(config: Config, deps: Deps, stop: CancellationToken, tasks: TaskTracker) -> Self {
+    pub fn new(
+        config: Config,
+        deps: Deps,
+        meter: Meter,
+        (stop, tasks): (CancellationToken, TaskTracker),
+    ) -> Self {
         let slots = Semaphore::new(config.at_once);
         Self(Arc::new(Inner {
             config,
@@ -74,6 +81,7 @@ impl Driver {
             stop,
             tasks,
             traces: Traces::default(),
+            meter,
         }))
     }
 
@@ -108,6 +116,7 @@ impl Driver {
         }
         let (ending, done) = watch::channel(());
         driven.insert(incarnation.to_owned(), done.clone());
+        self.0.meter.drives.inc();
         let drive = Drive {
             driver: self.clone(),
             incarnation: incarnation.to_owned(),
@@ -132,6 +141,7 @@ struct Drive {
 impl Drop for Drive {
     fn drop(&mut self) {
         self.driver.driven().remove(&self.incarnation);
+        self.driver.0.meter.drives.dec();
     }
 }
 
@@ -227,6 +237,8 @@ impl Drive {
                 return Ok(Left::Away);
             }
             if record.state().status.is_terminal() {
+                let row = record.row();
+                self.driver.0.meter.ended(row.kind, row.state.status);
                 report(record, self.driver.0.deps.store.now());
             }
         }
@@ -234,7 +246,8 @@ impl Drive {
 
     /// Runs a phase and records what it says meanwhile.
     async fn phase(&self, phase: Phase, job: &Job, record: &mut Record) -> Result<Ran> {
-        let deadline = Instant::now() + phases::limit(phase, job);
+        let begun = Instant::now();
+        let deadline = begun + phases::limit(phase, job);
         let span = spans::phase(phase);
         let running = within(deadline, phase, job).instrument(span.clone());
         let mut running = std::pin::pin!(running);
@@ -243,6 +256,8 @@ impl Drive {
         loop {
             tokio::select! {
                 done = &mut running => {
+                    let meter = &self.driver.0.meter;
+                    meter.ran(phase, done.is_ok(), begun.elapsed());
                     if let Err(error) = &done {
                         spans::failed(&span, error);
                     }

@@ -7,6 +7,7 @@
 mod config;
 mod drive;
 mod inbox;
+mod meter;
 mod nodes;
 mod phases;
 mod record;
@@ -14,6 +15,7 @@ mod spans;
 mod sweep;
 
 pub use config::Config;
+pub use meter::Meter;
 
 use bus::{Bus, Work, WorkOptions};
 use domain::Result;
@@ -35,6 +37,7 @@ pub struct Deployer {
     config: Config,
     deps: Deps,
     work: Work,
+    meter: Meter,
 }
 
 /// Fails fast where the bus cannot be worked from.
@@ -51,14 +54,25 @@ pub async fn bind(config: Config, deps: Deps) -> Result<Deployer> {
         .work(&bus::typed::deployments(), options)
         .await
         .map_err(domain::Error::from)?;
-    Ok(Deployer { config, deps, work })
+    Ok(Deployer {
+        config,
+        deps,
+        work,
+        meter: Meter::default(),
+    })
 }
 
 impl Deployer {
+    /// What this deployer counts of itself.
+    pub fn meter(&self) -> Meter {
+        self.meter.clone()
+    }
+
     /// Returns when `stop` was asked for and nothing is driven any more. What was on its way goes on in the next process.
     pub async fn serve(self, stop: CancellationToken) -> Result<()> {
         let tasks = TaskTracker::new();
-        let driver = Driver::new(self.config, self.deps, stop.clone(), tasks.clone());
+        let whole = (stop.clone(), tasks.clone());
+        let driver = Driver::new(self.config, self.deps, self.meter, whole);
         tokio::join!(
             inbox::run(&driver, self.work, &stop, &tasks),
             sweep::run(&driver, &stop)

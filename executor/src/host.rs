@@ -9,6 +9,7 @@ use crate::{
     held::Held,
     inbox,
     instance::Grounds,
+    meter::{Counts, Meter},
     pool::{Common, Pool},
     python::Python,
     run::Runner,
@@ -97,6 +98,7 @@ pub(crate) async fn bind(config: Config, deps: Deps) -> Result<Executor> {
         Arc::new(Held::default()),
         TaskTracker::new(),
     );
+    let counts = Counts::default();
     let grounds = Grounds {
         level: level.clone(),
         store: store.clone(),
@@ -105,6 +107,7 @@ pub(crate) async fn bind(config: Config, deps: Deps) -> Result<Executor> {
         start_within: config.start_within,
         result_bytes: config.result_bytes,
         logs: config.logs,
+        counts: counts.clone(),
     };
     let common = Common {
         grounds,
@@ -129,6 +132,7 @@ pub(crate) async fn bind(config: Config, deps: Deps) -> Result<Executor> {
             tasks: tasks.clone(),
             stop: stop.clone(),
         },
+        counts,
     };
     let uv = Uv::new(&config.data_dir, config.uv.clone(), config.uv_cache.clone());
     let started_at = store.now();
@@ -169,6 +173,14 @@ impl Executor {
     /// Where this executor is reached by gRPC.
     pub fn address(&self) -> &str {
         &self.node.address
+    }
+
+    /// What this executor counts of itself, and looks like.
+    pub fn meter(&self) -> Meter {
+        Meter {
+            counts: self.node.runner.counts.clone(),
+            node: Arc::downgrade(&self.node),
+        }
     }
 
     /// Works until `stop`; then takes nothing new, lets finish what runs, and ends every instance.

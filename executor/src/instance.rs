@@ -7,6 +7,7 @@ use crate::{
     },
     frame::{self, Init, InitLimits},
     link::{Hello, Link, Over},
+    meter::Counts,
     version::Version,
     watch::Hub,
 };
@@ -52,6 +53,7 @@ pub struct Grounds {
     pub start_within: Duration,
     pub result_bytes: usize,
     pub logs: domain::log::Bounds,
+    pub counts: Counts,
 }
 
 /// Why an instance did not become ready, and what it said until then.

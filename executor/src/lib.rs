@@ -16,6 +16,7 @@ mod host;
 mod inbox;
 mod instance;
 mod link;
+mod meter;
 mod pool;
 mod python;
 mod run;
@@ -30,6 +31,7 @@ pub mod confine;
 
 pub use config::Config;
 pub use host::Executor;
+pub use meter::Meter;
 
 use domain::Result;
 use proto::peer::Peers;

@@ -6,6 +6,7 @@ mod refused;
 use crate::{
     call::{self, Attempted, Calling},
     held::{Handle, Held, Hold},
+    meter::Counts,
     pool::{Lease, Place, Pool},
     spans,
     watch::Hub,
@@ -37,6 +38,7 @@ pub struct Runner {
     pub held: Arc<Held>,
     pub holder: Holder,
     pub settings: call::Settings,
+    pub counts: Counts,
 }
 
 /// What is to be done with the message that brought a durable execution.
@@ -367,6 +369,7 @@ impl Runner {
             .instrument(span.clone())
             .await;
         spans::attempted(&span, &attempted);
+        self.counts.attempted(&attempted);
         attempted
     }
 
@@ -447,6 +450,9 @@ impl Runner {
             }
             _ => error,
         })?;
+        if recorded.is_none() {
+            self.counts.ended(execute.options.mode, &outcome);
+        }
         let outcome = recorded.unwrap_or(outcome);
         if self.hub.is_watched(&road.key) {
             self.hub.end(&road.key, convert::outcome(&outcome)?);

@@ -6,10 +6,15 @@ use crate::{
 use bus::Bus;
 use domain::Timestamp;
 use proto::peer::Peers;
-use std::{ops::Deref, sync::Arc};
+use std::{
+    ops::Deref,
+    sync::{Arc, OnceLock},
+};
 use store::Store;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
+
+pub type Page = Box<dyn Fn() -> String + Send + Sync>;
 
 #[derive(Clone)]
 pub struct App(Arc<Shared>);
@@ -29,6 +34,8 @@ pub struct Shared {
     pub agents: Agents,
     pub hosts: Hosts,
     pub meter: Meter,
+    /// What `/metrics` shows, once it was told.
+    pub page: OnceLock<Page>,
     pub readiness: Readiness,
     /// Changes that go on when their caller hangs up.
     pub changes: TaskTracker,

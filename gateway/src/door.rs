@@ -18,7 +18,7 @@ use futures::FutureExt;
 use std::{
     net::{IpAddr, SocketAddr},
     panic::AssertUnwindSafe,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::Instant,
 };
 use tracing::Instrument;
@@ -239,14 +239,14 @@ struct Flight(App);
 
 impl Flight {
     fn new(app: &App) -> Self {
-        app.meter.in_flight.fetch_add(1, Ordering::Relaxed);
+        app.meter.in_flight.inc();
         Self(app.clone())
     }
 }
 
 impl Drop for Flight {
     fn drop(&mut self) {
-        self.0.meter.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.0.meter.in_flight.dec();
     }
 }
 

@@ -46,6 +46,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use config::Config;
 pub use key::first_key;
+pub use meter::Meter;
 pub use openapi::document as openapi;
 pub use ready::Readiness;
 pub use router::{Access, Endpoint, endpoints};
@@ -95,6 +96,7 @@ pub async fn bind(config: Config, deps: Deps) -> Result<Gateway> {
         agents: Default::default(),
         hosts: Default::default(),
         meter: Default::default(),
+        page: Default::default(),
         readiness: Readiness::default(),
         changes: TaskTracker::new(),
         closing: CancellationToken::new(),
@@ -118,6 +120,17 @@ impl Gateway {
     /// The switch behind `/readyz`: who starts us sets it when everything is up. It goes off by itself at the stop.
     pub fn readiness(&self) -> Readiness {
         self.app.readiness.clone()
+    }
+
+    /// What this gateway counts of itself.
+    pub fn meter(&self) -> Meter {
+        self.app.meter.clone()
+    }
+
+    /// What `/metrics` shows from now on, in Prometheus' text format 0.0.4; without it, what this gateway counts. The first
+    /// word counts.
+    pub fn show(&self, page: impl Fn() -> String + Send + Sync + 'static) {
+        self.app.page.set(Box::new(page)).ok();
     }
 
     /// Serves until told to stop; then takes nothing new, finishes what runs within the drain time, and returns.

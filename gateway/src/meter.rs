@@ -1,133 +1,98 @@
-//! Counts requests by route and status, and how long they took, for Prometheus (text format 0.0.4).
+//! Counts requests by route and status, and how long they took, for Prometheus.
 
 use crate::router::ENDPOINTS;
-use std::{
-    fmt::Write as _,
-    sync::atomic::{AtomicI64, AtomicU64, Ordering},
-    time::Duration,
+use prometheus_client::{
+    encoding::{EncodeLabel, EncodeLabelSet, LabelSetEncoder},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::{Registry, Unit},
 };
+use std::{fmt, time::Duration};
 
-/// Every status that the gateway answers with; others count as the last.
-const STATUSES: [u16; 17] = [
-    200, 202, 307, 400, 401, 403, 404, 405, 409, 413, 415, 429, 500, 503, 504, 304, 0,
-];
 /// Upper bounds in seconds.
 const BOUNDS: [f64; 12] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0, 300.0,
 ];
 
-/// One line a route, and one for what has no route.
+/// What a gateway counts of itself; all clones count together.
+#[derive(Debug, Clone)]
 pub struct Meter {
-    routes: Vec<Counts>,
-    pub in_flight: AtomicI64,
+    requests: Family<(Route, Status), Counter>,
+    durations: Family<Route, Histogram, fn() -> Histogram>,
+    pub in_flight: Gauge,
 }
 
-#[derive(Default)]
-struct Counts {
-    statuses: [AtomicU64; STATUSES.len()],
-    /// Not cumulative; the last one is for what took longer than every bound.
-    buckets: [AtomicU64; BOUNDS.len() + 1],
-    micros: AtomicU64,
+/// An endpoint's place in the table, or its length for what has no route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Route(usize);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Status(u16);
+
+impl EncodeLabelSet for Route {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
+        let (method, route) = ENDPOINTS
+            .get(self.0)
+            .map_or(("other", "other"), |endpoint| {
+                (endpoint.method, endpoint.path)
+            });
+        ("method", method).encode(encoder.encode_label())?;
+        ("route", route).encode(encoder.encode_label())
+    }
+}
+
+impl EncodeLabelSet for Status {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
+        ("status", u64::from(self.0)).encode(encoder.encode_label())
+    }
 }
 
 impl Default for Meter {
     fn default() -> Self {
         Self {
-            routes: std::iter::repeat_with(Counts::default)
-                .take(ENDPOINTS.len() + 1)
-                .collect(),
-            in_flight: AtomicI64::new(0),
+            requests: Family::default(),
+            durations: Family::new_with_constructor(|| Histogram::new(BOUNDS)),
+            in_flight: Gauge::default(),
         }
     }
 }
 
 impl Meter {
     /// `route` is the endpoint's place in the table, or its length.
-    pub fn count(&self, route: usize, status: u16, took: Duration) {
-        let counts = &self.routes[route.min(ENDPOINTS.len())];
-        let status = STATUSES
-            .iter()
-            .position(|known| *known == status)
-            .unwrap_or(STATUSES.len() - 1);
-        counts.statuses[status].fetch_add(1, Ordering::Relaxed);
-        let seconds = took.as_secs_f64();
-        let bucket = BOUNDS
-            .iter()
-            .position(|bound| seconds <= *bound)
-            .unwrap_or(BOUNDS.len());
-        counts.buckets[bucket].fetch_add(1, Ordering::Relaxed);
-        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        counts.micros.fetch_add(micros, Ordering::Relaxed);
+    pub(crate) fn count(&self, route: usize, status: u16, took: Duration) {
+        let route = Route(route.min(ENDPOINTS.len()));
+        self.requests.get_or_create(&(route, Status(status))).inc();
+        self.durations
+            .get_or_create(&route)
+            .observe(took.as_secs_f64());
     }
 
-    pub fn text(&self) -> String {
-        let mut out = String::with_capacity(16 * 1024);
-        out += "# HELP phalanx_http_requests_total Requests answered.\n# TYPE phalanx_http_requests_total counter\n";
-        for (labels, counts) in self.lines() {
-            for (status, count) in STATUSES.iter().zip(&counts.statuses) {
-                let count = count.load(Ordering::Relaxed);
-                if count > 0 {
-                    writeln!(
-                        out,
-                        "phalanx_http_requests_total{{{labels},status=\"{status}\"}} {count}"
-                    )
-                    .ok();
-                }
-            }
-        }
-        out += "# HELP phalanx_http_request_duration_seconds From a request's head to its answer's head.\n# TYPE phalanx_http_request_duration_seconds histogram\n";
-        for (labels, counts) in self.lines() {
-            let buckets: Vec<u64> = counts
-                .buckets
-                .iter()
-                .map(|count| count.load(Ordering::Relaxed))
-                .collect();
-            let total: u64 = buckets.iter().sum();
-            if total == 0 {
-                continue;
-            }
-            let mut so_far = 0;
-            for (bound, count) in BOUNDS.iter().zip(&buckets) {
-                so_far += count;
-                writeln!(out, "phalanx_http_request_duration_seconds_bucket{{{labels},le=\"{bound}\"}} {so_far}").ok();
-            }
-            writeln!(
-                out,
-                "phalanx_http_request_duration_seconds_bucket{{{labels},le=\"+Inf\"}} {total}"
-            )
-            .ok();
-            let sum = counts.micros.load(Ordering::Relaxed) as f64 / 1e6;
-            writeln!(
-                out,
-                "phalanx_http_request_duration_seconds_sum{{{labels}}} {sum}"
-            )
-            .ok();
-            writeln!(
-                out,
-                "phalanx_http_request_duration_seconds_count{{{labels}}} {total}"
-            )
-            .ok();
-        }
-        out += "# HELP phalanx_http_requests_in_flight Requests whose answer has not begun.\n# TYPE phalanx_http_requests_in_flight gauge\n";
-        writeln!(
-            out,
-            "phalanx_http_requests_in_flight {}",
-            self.in_flight.load(Ordering::Relaxed)
-        )
-        .ok();
-        out
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "phalanx_http_requests",
+            "Requests answered",
+            self.requests.clone(),
+        );
+        registry.register_with_unit(
+            "phalanx_http_request_duration",
+            "From a request's head to its answer's head",
+            Unit::Seconds,
+            self.durations.clone(),
+        );
+        registry.register(
+            "phalanx_http_requests_in_flight",
+            "Requests whose answer has not begun",
+            self.in_flight.clone(),
+        );
     }
 
-    fn lines(&self) -> impl Iterator<Item = (String, &Counts)> {
-        self.routes.iter().enumerate().map(|(at, counts)| {
-            let labels = match ENDPOINTS.get(at) {
-                Some(endpoint) => {
-                    format!("method=\"{}\",route=\"{}\"", endpoint.method, endpoint.path)
-                }
-                None => "method=\"other\",route=\"other\"".to_owned(),
-            };
-            (labels, counts)
-        })
+    /// Only what the gateway counts, where nobody told what the page shall show.
+    pub(crate) fn text(&self) -> String {
+        let mut registry = Registry::default();
+        self.register(&mut registry);
+        let mut text = String::new();
+        // A String takes everything.
+        prometheus_client::encoding::prometheus_text::encode(&mut text, &registry).ok();
+        text
     }
 }
 

@@ -1,6 +1,6 @@
 //! Questions to calls: what comes over the wire is checked, and errors become statuses.
 
-use crate::{Config, Deps, query, summarize, system::System};
+use crate::{Config, Deps, Meter, query, summarize, system::System};
 use domain::{
     Result, Timestamp,
     id::{AccountId, AgentId, VersionId},
@@ -14,6 +14,7 @@ use proto::{
         monitor_server::Monitor,
     },
 };
+use std::time::Instant;
 use tonic::{Request, Response, Status};
 
 /// 11,000 buckets with many custom figures.
@@ -23,15 +24,29 @@ pub struct Service {
     config: Config,
     deps: Deps,
     system: System,
+    meter: Meter,
 }
 
 impl Service {
-    pub fn new(config: Config, deps: Deps) -> Self {
+    pub fn new(config: Config, deps: Deps, meter: Meter) -> Self {
         Self {
             system: System::new(config.clone(), deps.clone()),
             config,
             deps,
+            meter,
         }
+    }
+
+    /// Counts an answer.
+    async fn counted<T>(
+        &self,
+        kind: &'static str,
+        answer: impl Future<Output = Result<T>>,
+    ) -> Result<Response<T>, Status> {
+        let begun = Instant::now();
+        let answer = answer.await;
+        self.meter.answered(kind, answer.is_ok(), begun);
+        answer.map(Response::new).map_err(|error| to_status(&error))
     }
 
     async fn ask(&self, asked: QueryRequest) -> Result<QueryReply> {
@@ -77,23 +92,22 @@ impl Service {
 #[tonic::async_trait]
 impl Monitor for Service {
     async fn query(&self, request: Request<QueryRequest>) -> Result<Response<QueryReply>, Status> {
-        let answer = self.ask(request.into_inner()).await;
-        answer.map(Response::new).map_err(|error| to_status(&error))
+        self.counted("query", self.ask(request.into_inner())).await
     }
 
     async fn summarize(
         &self,
         request: Request<SummarizeRequest>,
     ) -> Result<Response<SummarizeReply>, Status> {
-        let answer = self.sum_up(request.into_inner()).await;
-        answer.map(Response::new).map_err(|error| to_status(&error))
+        self.counted("summarize", self.sum_up(request.into_inner()))
+            .await
     }
 
     async fn system(
         &self,
         request: Request<SystemRequest>,
     ) -> Result<Response<SystemReply>, Status> {
-        let answer = self.look(request.into_inner()).await;
-        answer.map(Response::new).map_err(|error| to_status(&error))
+        self.counted("system", self.look(request.into_inner()))
+            .await
     }
 }

@@ -5,12 +5,14 @@
 
 mod config;
 mod grpc;
+mod meter;
 mod query;
 mod retain;
 mod summarize;
 mod system;
 
 pub use config::Config;
+pub use meter::Meter;
 
 use bus::Bus;
 use domain::Result;
@@ -36,13 +38,19 @@ pub struct Monitor {
     config: Config,
     deps: Deps,
     door: Door,
+    meter: Meter,
 }
 
 /// Fails fast where the rows cannot be read.
 pub async fn bind(config: Config, deps: Deps) -> Result<Monitor> {
     deps.store.ping().await?;
     let door = deps.peers.open("monitor").await?;
-    Ok(Monitor { config, deps, door })
+    Ok(Monitor {
+        config,
+        deps,
+        door,
+        meter: Meter::default(),
+    })
 }
 
 impl Monitor {
@@ -51,9 +59,14 @@ impl Monitor {
         self.door.address()
     }
 
+    /// What this monitor counts of itself.
+    pub fn meter(&self) -> Meter {
+        self.meter.clone()
+    }
+
     /// Returns when `stop` was asked for and what was being answered is answered.
     pub async fn serve(self, stop: CancellationToken) -> Result<()> {
-        let service = grpc::Service::new(self.config.clone(), self.deps.clone());
+        let service = grpc::Service::new(self.config.clone(), self.deps.clone(), self.meter);
         let service = MonitorServer::new(service).max_encoding_message_size(grpc::ANSWER_BYTES);
         let names = [SERVICE_NAME];
         let served = self.door.serve(Routes::new(service), &names, stop.clone());

@@ -1,6 +1,9 @@
 //! `phalanx up`: all four services in one process, over SQLite and the memory bus, in one data directory.
 
-use crate::{configs, data_dir::DataDir, settings::Settings, signals::told_to_leave, welcome};
+use crate::{
+    configs, data_dir::DataDir, settings::Settings, signals::told_to_leave, telemetry::Figures,
+    welcome,
+};
 use anyhow::{Result, bail};
 use bus::{Bus, Limits};
 use proto::peer::Peers;
@@ -65,6 +68,16 @@ pub async fn run(settings: Settings) -> Result<()> {
         monitors: vec![monitor.address().to_owned()],
     };
     let gateway = gateway::bind(configs::gateway(&settings), deps).await?;
+
+    let figures = Figures::new("up", |registry| {
+        gateway.meter().register(registry);
+        executor.meter().register(registry);
+        deployer.meter().register(registry);
+        monitor.meter().register(registry);
+        store.meter().register(registry);
+        bus.meter().register(registry);
+    });
+    gateway.show(move || figures.text());
 
     let address = format!("http://{}", gateway.address());
     let first_key = gateway::first_key(&store, &settings.region, None).await?;

@@ -7,6 +7,7 @@
 mod artifacts;
 mod clock;
 mod db;
+mod meter;
 #[cfg(test)]
 mod plans;
 mod seal;
@@ -30,4 +31,5 @@ pub mod versions;
 pub use blobs::Blobs;
 pub use clock::Clock;
 pub use db::{Config, Store};
+pub use meter::Meter;
 pub use seal::{Hash, Secrets};

@@ -8,11 +8,13 @@ use crate::{
     db::{Db, failed},
     executions::{self, End, Key, New, Progress, Start, Withdraw},
     logs::Entry,
+    meter::Counts,
 };
 use domain::{Error, Kind, Result};
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
+    time::Instant,
 };
 use tokio::{
     sync::{mpsc, oneshot},
@@ -41,6 +43,7 @@ pub(crate) enum Op {
 #[derive(Clone)]
 pub(crate) struct Writer {
     ops: mpsc::Sender<Op>,
+    pub counts: Counts,
     _task: Arc<JoinSet<()>>,
 }
 
@@ -48,9 +51,11 @@ impl Writer {
     pub fn start(db: Db) -> Self {
         let (ops, receiver) = mpsc::channel(QUEUE);
         let mut task = JoinSet::new();
-        task.spawn(run(db, receiver));
+        let counts = Counts::default();
+        task.spawn(run(db, receiver, counts.clone()));
         Self {
             ops,
+            counts,
             _task: Arc::new(task),
         }
     }
@@ -64,11 +69,14 @@ impl Writer {
 
     /// Hands `op` in and waits until it is committed: whether it changed a row.
     pub async fn write(&self, op: impl FnOnce(Answer) -> Op) -> Result<bool> {
+        let begun = Instant::now();
         let (answer, answered) = oneshot::channel();
         self.send(op(answer)).await?;
-        answered
+        let answer = answered
             .await
-            .map_err(|_| Error::unavailable("the database is closed"))?
+            .map_err(|_| Error::unavailable("the database is closed"))?;
+        self.counts.waited(begun.elapsed());
+        answer
     }
 
     pub async fn flush(&self) {
@@ -202,7 +210,7 @@ impl Batch {
     }
 }
 
-async fn run(db: Db, mut ops: mpsc::Receiver<Op>) {
+async fn run(db: Db, mut ops: mpsc::Receiver<Op>, counts: Counts) {
     let mut waiting = Vec::with_capacity(BATCH);
     while ops.recv_many(&mut waiting, BATCH).await > 0 {
         let mut batch = Batch::default();
@@ -210,7 +218,11 @@ async fn run(db: Db, mut ops: mpsc::Receiver<Op>) {
             batch.add(op);
         }
         batch.join();
-        match commit(&db, &batch).await {
+        let begun = Instant::now();
+        let committed = commit(&db, &batch).await;
+        let error = committed.as_ref().err().map(|error| error.kind);
+        counts.committed(batch.len(), begun.elapsed(), error);
+        match committed {
             // Refused as a whole: one row is bad, or two processes locked the same rows. A database that is gone is not asked
             // again: every caller decides for itself.
             Err(error) if error.kind == Kind::Internal && batch.len() > 1 => {

@@ -14,6 +14,7 @@ pub mod backing;
 pub mod client;
 pub mod cluster;
 pub mod collector;
+pub mod figures;
 pub mod fixtures;
 pub mod part;
 pub mod program;

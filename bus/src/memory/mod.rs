@@ -29,6 +29,7 @@ use crate::{
     error::{Error, Result},
     events::{self, Events, Ring},
     message::{Limits, Message},
+    meter::Meter,
     requests::{self, Requests},
     subject::{Pattern, Subject},
     work::{DeadLetter, Slots, Source, Work, WorkOptions},
@@ -44,6 +45,7 @@ struct Inner {
     queues: RwLock<HashMap<String, Arc<Queue>>>,
     next_id: AtomicU64,
     stop: CancellationToken,
+    meter: Meter,
 }
 
 struct Subscriber {
@@ -61,7 +63,12 @@ impl Bus {
             queues: RwLock::default(),
             next_id: AtomicU64::new(0),
             stop: CancellationToken::new(),
+            meter: Meter::default(),
         }))
+    }
+
+    pub(crate) fn meter(&self) -> &Meter {
+        &self.0.meter
     }
 
     pub(crate) async fn request(

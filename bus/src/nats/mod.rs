@@ -24,6 +24,7 @@ use async_nats::{
 };
 pub use config::Config;
 pub(crate) use lease::Lease;
+use prometheus_client::metrics::counter::Counter;
 pub(crate) use pull::Puller;
 pub(crate) use serve::{Pump, Reply};
 use tokio::{
@@ -37,6 +38,7 @@ use crate::{
     error::{Error, Result},
     events::{self, Events, Ring},
     message::{Limits, Message},
+    meter::Meter,
     requests::{self, Requests},
     subject::{self, Pattern, Subject},
     work::{DeadLetter, Slots, Source, Work, WorkOptions},
@@ -58,6 +60,7 @@ struct Inner {
     /// Counts reconnections, so that a worker knows that the server has forgotten its pull.
     reconnections: watch::Receiver<u64>,
     stop: CancellationToken,
+    meter: Meter,
 }
 
 impl Bus {
@@ -72,7 +75,8 @@ impl Bus {
                     .map_err(|error| Error::Setup(format!("{server}: {error}")))
             })
             .collect::<Result<Vec<_>>>()?;
-        let client = options(&config, reconnected)
+        let meter = Meter::default();
+        let client = options(&config, reconnected, meter.reconnections.clone())
             .await?
             .connect(addresses.as_slice())
             .await
@@ -101,7 +105,12 @@ impl Bus {
             server_timeout: config.server_timeout,
             reconnections,
             stop: CancellationToken::new(),
+            meter,
         })))
+    }
+
+    pub(crate) fn meter(&self) -> &Meter {
+        &self.0.meter
     }
 
     pub(crate) async fn request(
@@ -296,7 +305,11 @@ impl Drop for Inner {
     }
 }
 
-async fn options(config: &Config, reconnected: watch::Sender<u64>) -> Result<ConnectOptions> {
+async fn options(
+    config: &Config,
+    reconnected: watch::Sender<u64>,
+    counted: Counter,
+) -> Result<ConnectOptions> {
     let first = AtomicBool::new(true);
     let mut options = ConnectOptions::new()
         .name(&config.name)
@@ -311,6 +324,7 @@ async fn options(config: &Config, reconnected: watch::Sender<u64>) -> Result<Con
                     tracing::info!("connected to the bus");
                     if !first.swap(false, Ordering::Relaxed) {
                         reconnected.send_modify(|count| *count += 1);
+                        counted.inc();
                     }
                 }
                 async_nats::Event::Disconnected => tracing::warn!("lost the bus, connecting again"),

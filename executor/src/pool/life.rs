@@ -18,7 +18,11 @@ impl Pool {
         let id = InstanceId::from_uuid(uuid::Uuid::now_v7());
         let created_at = self.common.grounds.store.now();
         match Instance::start(id.clone(), &self.version, &self.common.grounds).await {
-            Ok(instance) => self.started(Arc::new(instance)).await,
+            Ok(instance) => {
+                let took = self.common.grounds.store.now().since(created_at);
+                self.common.grounds.counts.started(took);
+                self.started(Arc::new(instance)).await;
+            }
             Err(not_ready) => self.not_started(&id, created_at, not_ready).await,
         }
     }
@@ -67,6 +71,7 @@ impl Pool {
         tracing::info!(version.id = %self.version.id, agent.id = %self.version.spec.agent_id, code = not_ready.failure.code.as_str(),
             phase = not_ready.failure.phase.as_str(), reason = not_ready.failure.message, "an instance did not become ready");
         let failure = not_ready.failure.clone();
+        self.common.grounds.counts.not_started(&failure);
         {
             let mut state = self.state();
             state.starting -= 1;

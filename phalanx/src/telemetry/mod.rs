@@ -1,8 +1,10 @@
 //! What Phalanx says of itself: log lines on stderr, and to an OpenTelemetry collector its spans and figures.
 
 mod export;
+mod figures;
 
 pub use export::Exporter;
+pub use figures::Figures;
 
 use crate::settings::{Log, LogFormat, Settings};
 use anyhow::{Context, Result};

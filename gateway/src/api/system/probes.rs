@@ -36,9 +36,13 @@ pub async fn readyz(State(app): State<App>) -> Answer<Response> {
 #[utoipa::path(get, path = "/metrics", operation_id = "prometheus", tag = "probes",
     responses((status = 200, body = String, content_type = "text/plain", description = "Prometheus text format 0.0.4")))]
 pub async fn metrics(State(app): State<App>) -> Response {
+    let page = app
+        .page
+        .get()
+        .map_or_else(|| app.meter.text(), |page| page());
     respond::with_type(
         StatusCode::OK,
         "text/plain; version=0.0.4; charset=utf-8",
-        app.meter.text().into(),
+        page.into(),
     )
 }

@@ -1,0 +1,157 @@
+//! GET /metrics of the whole: strictly well-formed, every role on it, and true.
+
+use phalanx_tests::{Cluster, Options, figures::Page, json, wait};
+use std::time::Duration;
+
+const COUNTED: &str = "\
+def handler(input):
+    if input.get('fails'):
+        raise ValueError('as told')
+    return 1
+";
+
+async fn page(cluster: &Cluster) -> (Page, String) {
+    let answer = cluster.client.get("/metrics").await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    assert_eq!(
+        answer.header("content-type"),
+        Some("text/plain; version=0.0.4; charset=utf-8")
+    );
+    (Page::read(&answer.text), answer.text)
+}
+
+#[tokio::test]
+async fn every_role_counts_what_it_does() {
+    let cluster = Cluster::start_with(Options::default()).await;
+    let (before, _) = page(&cluster).await;
+    assert_eq!(before.sum("phalanx_executions_total"), 0.0);
+    assert_eq!(before.value("phalanx_executor_versions", ""), 0.0);
+    let changes =
+        json!({"deployment_config": {"auto_scaling": {"min_instances": 1, "max_instances": 1}}});
+    cluster
+        .client
+        .deploy_source("counted-agent", COUNTED, changes)
+        .await;
+    let body = |fails: bool| json!({"input_data": {"parameters": {"fails": fails}}});
+    let path = "/api/v1/agents/counted-agent/execute";
+    let mut ids = Vec::new();
+    for fails in [false, false, true] {
+        let done = cluster.client.post(path, &body(fails)).await.ok();
+        ids.push(done["execution_id"].as_str().expect("an id").to_owned());
+    }
+    cluster
+        .client
+        .get("/api/v1/agents/counted-agent/metrics?start_time=2026-01-01T00:00:00Z&end_time=2026-01-02T00:00:00Z")
+        .await
+        .ok();
+    cluster.client.get("/api/v1/system/health").await.ok();
+    let (page, text) = page(&cluster).await;
+    for (name, labels, value) in [
+        (
+            "phalanx_executions_total",
+            "mode=\"sync\",status=\"completed\"",
+            2.0,
+        ),
+        (
+            "phalanx_executions_total",
+            "mode=\"sync\",status=\"failed\"",
+            1.0,
+        ),
+        (
+            "phalanx_execution_attempts_total",
+            "outcome=\"completed\"",
+            2.0,
+        ),
+        (
+            "phalanx_execution_attempts_total",
+            "outcome=\"HANDLER_RAISED\"",
+            1.0,
+        ),
+        ("phalanx_execution_duration_seconds_count", "", 3.0),
+        ("phalanx_execution_queue_seconds_count", "", 3.0),
+        ("phalanx_instance_starts_total", "outcome=\"ready\"", 1.0),
+        ("phalanx_instance_start_seconds_count", "", 1.0),
+        ("phalanx_instances", "state=\"ready\"", 1.0),
+        ("phalanx_instances", "state=\"starting\"", 0.0),
+        ("phalanx_executor_versions", "", 1.0),
+        ("phalanx_executor_queue_length", "", 0.0),
+        ("phalanx_executor_in_flight", "", 0.0),
+        ("phalanx_executor_free_slots", "", 10.0),
+        (
+            "phalanx_deployments_total",
+            "kind=\"deploy\",status=\"deployed\"",
+            1.0,
+        ),
+        (
+            "phalanx_deployment_phase_duration_seconds_count",
+            "outcome=\"completed\",phase=\"provision\"",
+            1.0,
+        ),
+        (
+            "phalanx_monitor_queries_total",
+            "kind=\"query\",outcome=\"answered\"",
+            1.0,
+        ),
+        ("phalanx_bus_messages_sent_total", "verb=\"request\"", 3.0),
+        ("phalanx_bus_reconnections_total", "", 0.0),
+        ("phalanx_http_requests_in_flight", "", 1.0),
+        (
+            "phalanx_http_requests_total",
+            "method=\"POST\",route=\"/api/v1/agents/{agent_id}/execute\",status=\"200\"",
+            3.0,
+        ),
+    ] {
+        assert_eq!(
+            page.value(name, labels),
+            value,
+            "{name}{{{labels}}} in\n{text}"
+        );
+    }
+    for (name, least) in [
+        ("phalanx_store_batch_writes_count", 3.0),
+        // The insert and the end of each.
+        ("phalanx_store_write_wait_seconds_count", 6.0),
+        ("phalanx_store_connections", 1.0),
+        ("phalanx_monitor_query_duration_seconds_count", 1.0),
+        ("process_resident_memory_bytes", 1e6),
+        ("process_open_fds", 10.0),
+        ("process_start_time_seconds", 1.7e9),
+    ] {
+        assert!(
+            page.sum(name) >= least,
+            "{name} is under {least} in\n{text}"
+        );
+    }
+    assert_eq!(page.sum("phalanx_store_commit_errors_total"), 0.0);
+    assert_eq!(page.sum("phalanx_build_info"), 1.0);
+    // There may be any number of these, so none may be a label.
+    for word in ids.iter().map(String::as_str).chain(["counted-agent"]) {
+        assert!(!text.contains(word), "{word} is in\n{text}");
+    }
+}
+
+#[tokio::test]
+async fn starts_that_fail_are_counted_by_their_phase() {
+    let cluster = Cluster::start().await;
+    let body = phalanx_tests::fixtures::agent("broken", "raise RuntimeError('no')\n");
+    cluster
+        .client
+        .post("/api/v1/agents/deploy", &body)
+        .await
+        .ok();
+    wait::until("a failed start", Duration::from_secs(60), || async {
+        let (page, text) = page(&cluster).await;
+        let failed = page
+            .samples
+            .get("phalanx_instance_starts_total")
+            .and_then(|starts| starts.get("outcome=\"import\""))
+            .is_some_and(|count| *count >= 1.0);
+        let ended = page
+            .samples
+            .get("phalanx_deployments_total")
+            .and_then(|ended| ended.get("kind=\"deploy\",status=\"failed\""))
+            .is_some_and(|count| *count == 1.0);
+        if failed && ended { Ok(()) } else { Err(text) }
+    })
+    .await;
+}
