@@ -148,14 +148,14 @@ fn begin() -> Result<ExitCode> {
         data_dir: arguments.global.data_dir,
     };
     let settings = settings::load(overrides)?;
-    let exporter = {
+    let mut exporter = {
         let _within = runtime.enter();
         telemetry::start(&settings, part.as_str())?
     };
     raise_open_files();
     let left = runtime.block_on(async {
         match part {
-            Part::All => up::run(settings).await,
+            Part::All => up::run(settings, &mut exporter).await,
             Part::One(role) => roles::run(role, settings).await,
         }
     });

@@ -1,7 +1,11 @@
 //! `phalanx up`: all four services in one process, over SQLite and the memory bus, in one data directory.
 
 use crate::{
-    configs, data_dir::DataDir, settings::Settings, signals::told_to_leave, telemetry::Figures,
+    configs,
+    data_dir::DataDir,
+    settings::Settings,
+    signals::told_to_leave,
+    telemetry::{Exporter, Figures},
     welcome,
 };
 use anyhow::{Result, bail};
@@ -14,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 /// Requests in front of one executor; as many connections as one machine serves may arrive at the same moment.
 const REQUESTS: usize = 65_536;
 
-pub async fn run(settings: Settings) -> Result<()> {
+pub async fn run(settings: Settings, exporter: &mut Exporter) -> Result<()> {
     let elsewhere = [
         ("store.url", &settings.store.url),
         ("store.url_file", &settings.store.url_file),
@@ -77,6 +81,7 @@ pub async fn run(settings: Settings) -> Result<()> {
         store.meter().register(registry);
         bus.meter().register(registry);
     });
+    exporter.push(&figures)?;
     gateway.show(move || figures.text());
 
     let address = format!("http://{}", gateway.address());

@@ -2,11 +2,18 @@
 
 use crate::wait;
 use opentelemetry_proto::tonic::{
-    collector::trace::v1::{
-        ExportTraceServiceRequest, ExportTraceServiceResponse,
-        trace_service_server::{TraceService, TraceServiceServer},
+    collector::{
+        metrics::v1::{
+            ExportMetricsServiceRequest, ExportMetricsServiceResponse,
+            metrics_service_server::{MetricsService, MetricsServiceServer},
+        },
+        trace::v1::{
+            ExportTraceServiceRequest, ExportTraceServiceResponse,
+            trace_service_server::{TraceService, TraceServiceServer},
+        },
     },
     common::v1::{KeyValue, any_value::Value},
+    metrics::v1::Metric,
     trace::v1,
 };
 use std::{
@@ -31,7 +38,10 @@ pub struct Collector {
 }
 
 #[derive(Debug, Clone, Default)]
-struct Kept(Arc<Mutex<Vec<Span>>>);
+struct Kept {
+    spans: Arc<Mutex<Vec<Span>>>,
+    metrics: Arc<Mutex<BTreeMap<String, Metric>>>,
+}
 
 /// One span, its ids in hex, its attributes as words.
 #[derive(Debug, Clone)]
@@ -62,6 +72,7 @@ impl Collector {
         let kept = Kept::default();
         let server = tonic::transport::Server::builder()
             .add_service(TraceServiceServer::new(kept.clone()))
+            .add_service(MetricsServiceServer::new(kept.clone()))
             .serve_with_incoming(TcpIncoming::from(listener));
         let mut task = JoinSet::new();
         task.spawn(async move { server.await.expect("the collector serves") });
@@ -78,10 +89,16 @@ impl Collector {
 
     pub fn spans(&self) -> Vec<Span> {
         self.kept
-            .0
+            .spans
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+
+    /// The newest of every figure, by its service and name.
+    pub fn metrics(&self) -> BTreeMap<String, Metric> {
+        let kept = self.kept.metrics.lock();
+        kept.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The spans of one trace, once one of each of these names has come.
@@ -109,7 +126,7 @@ impl TraceService for Kept {
         &self,
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.spans.lock().unwrap_or_else(PoisonError::into_inner);
         for resource in request.into_inner().resource_spans {
             let about = resource.resource.map(|resource| resource.attributes);
             let service = words(about.unwrap_or_default())
@@ -122,6 +139,27 @@ impl TraceService for Kept {
             kept.extend(spans.map(|span| read(span, &service)));
         }
         Ok(Response::new(ExportTraceServiceResponse::default()))
+    }
+}
+
+#[tonic::async_trait]
+impl MetricsService for Kept {
+    async fn export(
+        &self,
+        request: Request<ExportMetricsServiceRequest>,
+    ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
+        let mut kept = self.metrics.lock().unwrap_or_else(PoisonError::into_inner);
+        for resource in request.into_inner().resource_metrics {
+            let about = resource.resource.map(|resource| resource.attributes);
+            let service = words(about.unwrap_or_default())
+                .remove("service.name")
+                .unwrap_or_default();
+            let metrics = resource.scope_metrics.into_iter();
+            for metric in metrics.flat_map(|scope| scope.metrics) {
+                kept.insert(format!("{service} {}", metric.name), metric);
+            }
+        }
+        Ok(Response::new(ExportMetricsServiceResponse::default()))
     }
 }
 

@@ -1,5 +1,6 @@
 //! To an OpenTelemetry collector, by OTLP over gRPC. Off unless a collector is named.
 
+use super::{Figures, push::Push};
 use anyhow::{Context, Result, bail};
 use opentelemetry::{KeyValue, trace::TracerProvider};
 use opentelemetry_otlp::{SpanExporter, WithExportConfig};
@@ -8,6 +9,8 @@ use opentelemetry_sdk::{
     trace::{SdkTracer, SdkTracerProvider},
 };
 use std::time::Duration;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 /// For what has not been sent yet, when Phalanx leaves.
 const FLUSH: Duration = Duration::from_secs(3);
@@ -23,6 +26,10 @@ pub struct Exporter(Option<Collector>);
 #[derive(Debug)]
 struct Collector {
     spans: SdkTracerProvider,
+    endpoint: String,
+    about: Resource,
+    pushes: JoinSet<()>,
+    stop: CancellationToken,
 }
 
 impl Exporter {
@@ -40,11 +47,29 @@ impl Exporter {
             .with_endpoint(&endpoint)
             .build()
             .with_context(|| format!("telemetry.otlp_endpoint {endpoint:?} cannot be used"))?;
+        let about = resource(role);
         let spans = SdkTracerProvider::builder()
             .with_batch_exporter(exporter)
-            .with_resource(resource(role))
+            .with_resource(about.clone())
             .build();
-        Ok(Self(Some(Collector { spans })))
+        Ok(Self(Some(Collector {
+            spans,
+            endpoint,
+            about,
+            pushes: JoinSet::new(),
+            stop: CancellationToken::new(),
+        })))
+    }
+
+    /// Sends these figures as well, until [`Exporter::finish`].
+    pub fn push(&mut self, figures: &Figures) -> Result<()> {
+        let Some(collector) = &mut self.0 else {
+            return Ok(());
+        };
+        let push = Push::new(&collector.endpoint, &collector.about)?;
+        let pushing = push.run(figures.clone(), collector.stop.clone());
+        collector.pushes.spawn(pushing);
+        Ok(())
     }
 
     pub fn tracer(&self) -> Option<SdkTracer> {
@@ -54,7 +79,10 @@ impl Exporter {
 
     /// Sends what has not been sent, within a bound: a collector that is away must not hold the exit up.
     pub async fn finish(self) {
-        let Some(collector) = self.0 else { return };
+        let Some(mut collector) = self.0 else { return };
+        collector.stop.cancel();
+        // Each ends within a bound of its own.
+        while collector.pushes.join_next().await.is_some() {}
         // It waits on a thread of its own kind: the runtime's are needed for the sending.
         let flushed =
             tokio::task::spawn_blocking(move || collector.spans.shutdown_with_timeout(FLUSH));

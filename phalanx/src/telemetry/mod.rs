@@ -2,6 +2,8 @@
 
 mod export;
 mod figures;
+mod otlp;
+mod push;
 
 pub use export::Exporter;
 pub use figures::Figures;

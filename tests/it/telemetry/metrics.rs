@@ -1,7 +1,8 @@
 //! GET /metrics of the whole: strictly well-formed, every role on it, and true.
 
-use phalanx_tests::{Cluster, Options, figures::Page, json, wait};
-use std::time::Duration;
+use opentelemetry_proto::tonic::metrics::v1::{metric::Data, number_data_point};
+use phalanx_tests::{Cluster, Collector, Options, figures::Page, json, wait};
+use std::time::{Duration, Instant};
 
 const COUNTED: &str = "\
 def handler(input):
@@ -128,6 +129,71 @@ async fn every_role_counts_what_it_does() {
     for word in ids.iter().map(String::as_str).chain(["counted-agent"]) {
         assert!(!text.contains(word), "{word} is in\n{text}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_collector_gets_the_same_figures() {
+    let collector = Collector::start().await;
+    let options = Options::default()
+        .set("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.url())
+        .set("OTEL_METRIC_EXPORT_INTERVAL", "100");
+    let mut cluster = Cluster::start_with(options).await;
+    cluster
+        .client
+        .deploy_source("counted-agent", COUNTED, json!({}))
+        .await;
+    wait::until("figures", Duration::from_secs(30), || async {
+        let found = collector.metrics();
+        match found.get("phalanx-up phalanx_instances") {
+            Some(_) => Ok(()),
+            None => Err(format!("{:?}", found.keys())),
+        }
+    })
+    .await;
+    let path = "/api/v1/agents/counted-agent/execute";
+    cluster.client.post(path, &json!({})).await.ok();
+    // The last ones are sent when it leaves.
+    assert!(cluster.terminate().success());
+    let found = collector.metrics();
+    let data = |name: &str| {
+        let metric = found.get(&format!("phalanx-up {name}"));
+        metric
+            .and_then(|metric| metric.data.clone())
+            .unwrap_or_else(|| panic!("no {name} in {:?}", found.keys()))
+    };
+    let Data::Sum(executions) = data("phalanx_executions") else {
+        panic!("no sum: {found:#?}")
+    };
+    assert!(executions.is_monotonic);
+    let one = &executions.data_points[0];
+    assert_eq!(one.value, Some(number_data_point::Value::AsDouble(1.0)));
+    assert!(one.start_time_unix_nano > 0 && one.time_unix_nano > one.start_time_unix_nano);
+    let Data::Histogram(durations) = data("phalanx_execution_duration") else {
+        panic!("no histogram: {found:#?}")
+    };
+    let one = &durations.data_points[0];
+    assert_eq!((one.count, one.bucket_counts.iter().sum::<u64>()), (1, 1));
+    assert_eq!(one.bucket_counts.len(), one.explicit_bounds.len() + 1);
+    assert_eq!(found["phalanx-up phalanx_execution_duration"].unit, "s");
+    assert_eq!(found["phalanx-up process_resident_memory"].unit, "By");
+}
+
+#[tokio::test]
+async fn a_collector_that_is_away_holds_nothing_up() {
+    let options = Options::default()
+        .set("PHALANX__TELEMETRY__OTLP_ENDPOINT", "http://127.0.0.1:1")
+        .set("OTEL_METRIC_EXPORT_INTERVAL", "100");
+    let mut cluster = Cluster::start_with(options).await;
+    cluster
+        .client
+        .deploy_source("counted-agent", COUNTED, json!({}))
+        .await;
+    let path = "/api/v1/agents/counted-agent/execute";
+    cluster.client.post(path, &json!({})).await.ok();
+    let asked = Instant::now();
+    assert!(cluster.terminate().success());
+    let took = asked.elapsed();
+    assert!(took < Duration::from_secs(12), "{took:?}");
 }
 
 #[tokio::test]
