@@ -156,7 +156,7 @@ fn begin() -> Result<ExitCode> {
     let left = runtime.block_on(async {
         match part {
             Part::All => up::run(settings, &mut exporter).await,
-            Part::One(role) => roles::run(role, settings).await,
+            Part::One(role) => roles::run(role, settings, &mut exporter).await,
         }
     });
     runtime.block_on(exporter.finish());

@@ -1,9 +1,16 @@
 //! `phalanx gateway|deployer|executor|monitor`: one service a process, over Postgres, NATS and gRPC. Any number of each.
 
-use crate::{backing, configs, data_dir::DataDir, settings::Settings, signals::told_to_leave};
+use crate::{
+    backing, configs,
+    data_dir::DataDir,
+    settings::Settings,
+    signals::told_to_leave,
+    telemetry::{Exporter, Figures},
+};
 use anyhow::{Context, Result, bail};
 use bus::Bus;
 use gateway::{Readiness, ops};
+use prometheus_client::registry::Registry;
 use proto::peer::Peers;
 use std::{net::SocketAddr, sync::Arc};
 use store::Store;
@@ -41,11 +48,13 @@ struct Ground {
     /// Cancelled when that is done.
     left: CancellationToken,
     readiness: Readiness,
+    /// What this process counts; the gateway shows it itself.
+    figures: Option<Figures>,
     rooms: JoinSet<domain::Result<()>>,
     behind: JoinSet<domain::Result<()>>,
 }
 
-pub async fn run(role: Role, settings: Settings) -> Result<()> {
+pub async fn run(role: Role, settings: Settings, exporter: &mut Exporter) -> Result<()> {
     let peers = backing::peers(&settings)?;
     let store = backing::store(&settings).await?;
     let bus = backing::bus(&settings, role.as_str()).await?;
@@ -57,6 +66,7 @@ pub async fn run(role: Role, settings: Settings) -> Result<()> {
         stop: CancellationToken::new(),
         left: CancellationToken::new(),
         readiness: Readiness::default(),
+        figures: None,
         rooms: JoinSet::new(),
         behind: JoinSet::new(),
     };
@@ -73,6 +83,9 @@ pub async fn run(role: Role, settings: Settings) -> Result<()> {
             None
         }
     };
+    if let Some(figures) = &ground.figures {
+        exporter.push(figures)?;
+    }
     ground.ops(role)?;
     ground.readiness.set(true);
     tracing::info!("the {} is ready", role.as_str());
@@ -118,6 +131,9 @@ async fn gateway(ground: &mut Ground) -> Result<DataDir> {
     }
     dir.write_private("address", &address)?;
     ground.readiness = room.readiness();
+    let meter = room.meter();
+    let figures = ground.count(Role::Gateway, |registry| meter.register(registry));
+    room.show(move || figures.text());
     ground.rooms.spawn(room.serve(ground.stop.clone()));
     ground.plain_door("gateway").await?;
     tracing::info!("clients reach the gateway at {address}");
@@ -131,6 +147,8 @@ async fn deployer(ground: &mut Ground) -> Result<()> {
         peers: ground.peers.clone(),
     };
     let room = deployer::bind(deployer::Config::default(), deps).await?;
+    let meter = room.meter();
+    ground.count(Role::Deployer, |registry| meter.register(registry));
     ground.rooms.spawn(room.serve(ground.stop.clone()));
     ground.plain_door("deployer").await
 }
@@ -147,6 +165,8 @@ async fn executor(ground: &mut Ground) -> Result<DataDir> {
     };
     let room = executor::bind(config, deps).await?;
     tracing::info!("others reach the executor at {}", room.address());
+    let meter = room.meter();
+    ground.count(Role::Executor, |registry| meter.register(registry));
     ground.rooms.spawn(room.serve(ground.stop.clone()));
     Ok(dir)
 }
@@ -159,6 +179,8 @@ async fn monitor(ground: &mut Ground) -> Result<()> {
     };
     let room = monitor::bind(configs::monitor(&ground.settings), deps).await?;
     tracing::info!("others reach the monitor at {}", room.address());
+    let meter = room.meter();
+    ground.count(Role::Monitor, |registry| meter.register(registry));
     ground.rooms.spawn(room.serve(ground.stop.clone()));
     Ok(())
 }
@@ -173,6 +195,17 @@ impl Ground {
         Ok(())
     }
 
+    /// The figures of this process: its role's, and those of what every role stands on.
+    fn count(&mut self, role: Role, register: impl FnOnce(&mut Registry)) -> Figures {
+        let figures = Figures::new(role.as_str(), |registry| {
+            register(registry);
+            self.store.meter().register(registry);
+            self.bus.meter().register(registry);
+        });
+        self.figures = Some(figures.clone());
+        figures
+    }
+
     fn ops(&mut self, role: Role) -> Result<()> {
         let listen = &self.settings.ops.listen;
         if listen.is_empty() || role == Role::Gateway {
@@ -183,7 +216,8 @@ impl Ground {
         })?;
         let ops = ops::bind(listen)?;
         tracing::info!("probes and metrics are at http://{}", ops.address());
-        let figures = Arc::new(String::new);
+        let figures = self.figures.clone();
+        let figures = Arc::new(move || figures.as_ref().map(Figures::text).unwrap_or_default());
         self.behind
             .spawn(ops.serve(self.readiness.clone(), figures, self.left.clone()));
         Ok(())

@@ -1,7 +1,7 @@
 //! GET /metrics of the whole: strictly well-formed, every role on it, and true.
 
 use opentelemetry_proto::tonic::metrics::v1::{metric::Data, number_data_point};
-use phalanx_tests::{Cluster, Collector, Options, figures::Page, json, wait};
+use phalanx_tests::{Cluster, Collector, Options, Shape, figures::Page, json, wait};
 use std::time::{Duration, Instant};
 
 const COUNTED: &str = "\
@@ -23,7 +23,7 @@ async fn page(cluster: &Cluster) -> (Page, String) {
 
 #[tokio::test]
 async fn every_role_counts_what_it_does() {
-    let cluster = Cluster::start_with(Options::default()).await;
+    let cluster = Cluster::embedded(Options::default()).await;
     let (before, _) = page(&cluster).await;
     assert_eq!(before.sum("phalanx_executions_total"), 0.0);
     assert_eq!(before.value("phalanx_executor_versions", ""), 0.0);
@@ -137,7 +137,7 @@ async fn a_collector_gets_the_same_figures() {
     let options = Options::default()
         .set("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.url())
         .set("OTEL_METRIC_EXPORT_INTERVAL", "100");
-    let mut cluster = Cluster::start_with(options).await;
+    let mut cluster = Cluster::embedded(options).await;
     cluster
         .client
         .deploy_source("counted-agent", COUNTED, json!({}))
@@ -183,7 +183,7 @@ async fn a_collector_that_is_away_holds_nothing_up() {
     let options = Options::default()
         .set("PHALANX__TELEMETRY__OTLP_ENDPOINT", "http://127.0.0.1:1")
         .set("OTEL_METRIC_EXPORT_INTERVAL", "100");
-    let mut cluster = Cluster::start_with(options).await;
+    let mut cluster = Cluster::embedded(options).await;
     cluster
         .client
         .deploy_source("counted-agent", COUNTED, json!({}))
@@ -198,7 +198,7 @@ async fn a_collector_that_is_away_holds_nothing_up() {
 
 #[tokio::test]
 async fn starts_that_fail_are_counted_by_their_phase() {
-    let cluster = Cluster::start().await;
+    let cluster = Cluster::embedded(Options::default()).await;
     let body = phalanx_tests::fixtures::agent("broken", "raise RuntimeError('no')\n");
     cluster
         .client
@@ -220,4 +220,41 @@ async fn starts_that_fail_are_counted_by_their_phase() {
         if failed && ended { Ok(()) } else { Err(text) }
     })
     .await;
+}
+
+#[tokio::test]
+async fn each_process_of_a_cluster_has_a_page_of_its_own() {
+    let cluster = Cluster::many(Shape::SMALL, Options::default()).await;
+    cluster
+        .client
+        .deploy_source("counted-agent", COUNTED, json!({}))
+        .await;
+    let path = "/api/v1/agents/counted-agent/execute";
+    cluster.client.post(path, &json!({})).await.ok();
+    let mut executions = 0.0;
+    for part in &cluster.parts {
+        let probe = part.ready_url.as_deref().expect("probed");
+        let answer = cluster
+            .client
+            .get(&probe.replace("/readyz", "/metrics"))
+            .await;
+        assert_eq!(answer.status, 200, "{}: {}", part.name, answer.text);
+        let page = Page::read(&answer.text);
+        let own = match part.name.split('-').next() {
+            Some("gateway") => "phalanx_http_requests_in_flight",
+            Some("deployer") => "phalanx_deployer_drives",
+            Some("executor") => "phalanx_executor_free_slots",
+            _ => "phalanx_store_connections",
+        };
+        for name in [own, "phalanx_store_connections", "process_open_fds"] {
+            assert!(
+                page.samples.contains_key(name),
+                "no {name} in\n{}",
+                answer.text
+            );
+        }
+        assert_eq!(page.sum("phalanx_bus_reconnections_total"), 0.0);
+        executions += page.sum("phalanx_executions_total");
+    }
+    assert_eq!(executions, 1.0, "one of them ran it");
 }

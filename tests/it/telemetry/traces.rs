@@ -1,6 +1,6 @@
 //! The spans of one execution, as a collector gets them: joined from the caller's to the one that the handler follows.
 
-use phalanx_tests::{Answer, Cluster, Collector, Options, collector::Span, json, wait};
+use phalanx_tests::{Answer, Cluster, Collector, Options, Shape, collector::Span, json, wait};
 use reqwest::Method;
 use std::time::Duration;
 
@@ -15,11 +15,14 @@ def handler(input, context):
     return {'parent': context.traceparent, 'state': context.tracestate}
 ";
 
-async fn observed(collector: &Collector) -> Cluster {
-    let options = Options::default()
+fn told(collector: &Collector) -> Options {
+    Options::default()
         .set("PHALANX__TELEMETRY__OTLP_ENDPOINT", &collector.url())
-        .set("OTEL_BSP_SCHEDULE_DELAY", "100");
-    let cluster = Cluster::start_with(options).await;
+        .set("OTEL_BSP_SCHEDULE_DELAY", "100")
+}
+
+async fn observed(collector: &Collector) -> Cluster {
+    let cluster = Cluster::embedded(told(collector)).await;
     cluster.client.deploy_source("sees", SEES, json!({})).await;
     cluster
 }
@@ -96,6 +99,55 @@ async fn a_sync_execution_is_one_trace_from_its_caller_to_its_handler() {
     cluster.client.send(request).await.expect("an answer").ok();
     assert!(cluster.terminate().success());
     collector.trace(last, &["GET /api/v1/agents"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_nats_it_is_one_trace_through_the_processes() {
+    let collector = Collector::start().await;
+    let shape = Shape {
+        gateways: 1,
+        executors: 1,
+        ..Shape::SMALL
+    };
+    let cluster = Cluster::many(shape, told(&collector)).await;
+    cluster.client.deploy_source("sees", SEES, json!({})).await;
+    let answer = execute(&cluster, "01", json!({})).await.ok();
+    let names = [REQUEST, "request run", "process run", "invoke_agent sees"];
+    let spans = collector.trace(TRACE, &names).await;
+    let found = chain(&spans, &names);
+    let output = &answer["result"]["output"];
+    assert_eq!(output["parent"], format!("00-{TRACE}-{}-01", found[3].id));
+    let services: Vec<&str> = found.iter().map(|span| span.service.as_str()).collect();
+    let (gateway, executor) = ("phalanx-gateway", "phalanx-executor");
+    assert_eq!(services, [gateway, gateway, executor, executor]);
+    assert_eq!(found[1].attribute("messaging.system"), "nats");
+    assert_eq!(found[2].attribute("messaging.system"), "nats");
+
+    // A deployment goes from the gateway by NATS to the deployer, and by gRPC to the executor.
+    let deployment = wait::until("a deployment", Duration::from_secs(60), || async {
+        let spans = collector.spans();
+        let of = |name: &str, service: &str| {
+            let found = spans
+                .iter()
+                .find(|span| span.name == name && span.service == service);
+            found
+                .cloned()
+                .ok_or_else(|| format!("no {name} of {service} in {spans:#?}"))
+        };
+        Ok([
+            of("POST /api/v1/agents/deploy", gateway)?,
+            of("enqueue deploy", gateway)?,
+            of("deploy sees", "phalanx-deployer")?,
+            of("phalanx.v1.Executor/Ensure", executor)?,
+        ])
+    })
+    .await;
+    assert!(
+        deployment
+            .iter()
+            .all(|span| span.trace == deployment[0].trace),
+        "{deployment:#?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
