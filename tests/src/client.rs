@@ -21,6 +21,8 @@ pub struct Client {
     /// Gateways that are called in turn.
     bases: Arc<Vec<String>>,
     turn: Arc<AtomicUsize>,
+    /// The place of one that is not called now, plus one.
+    left_out: Arc<AtomicUsize>,
 }
 
 /// What came back, whatever it was.
@@ -103,6 +105,7 @@ impl Client {
             key: key.to_owned(),
             bases: Arc::new(vec![base.trim_end_matches('/').to_owned()]),
             turn: Arc::default(),
+            left_out: Arc::default(),
         }
     }
 
@@ -129,8 +132,7 @@ impl Client {
         let url = if path.starts_with("http") {
             path.to_owned()
         } else {
-            let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-            format!("{}{path}", self.bases[turn % self.bases.len()])
+            format!("{}{path}", self.next_base())
         };
         let request = self.http.request(method, url);
         if self.key.is_empty() {
@@ -138,6 +140,21 @@ impl Client {
         } else {
             request.bearer_auth(&self.key)
         }
+    }
+
+    fn next_base(&self) -> &str {
+        let place = self.turn.fetch_add(1, Ordering::Relaxed) % self.bases.len();
+        if place + 1 == self.left_out.load(Ordering::Relaxed) {
+            &self.bases[(place + 1) % self.bases.len()]
+        } else {
+            &self.bases[place]
+        }
+    }
+
+    /// From now on the gateway at this place is not called, as a proxy does it with one that leaves.
+    pub fn leave_out(&self, place: Option<usize>) {
+        let left_out = place.map_or(0, |place| place + 1);
+        self.left_out.store(left_out, Ordering::Relaxed);
     }
 
     pub async fn send(&self, request: reqwest::RequestBuilder) -> Result<Answer, String> {

@@ -93,6 +93,7 @@ impl Cluster {
             environment: options.environment,
             data_dir: Some(dir),
             ready_url: None,
+            clock_apart_s: None,
             log: base.join("log"),
             child: None,
         };
@@ -196,6 +197,7 @@ impl Cluster {
                     environment,
                     data_dir: Some(dir),
                     ready_url: Some(format!("http://{}/readyz", at(&probed))),
+                    clock_apart_s: None,
                     child: None,
                 });
             }

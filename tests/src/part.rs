@@ -26,6 +26,8 @@ pub struct Part {
     pub data_dir: Option<PathBuf>,
     /// Answers 200 when it serves; `None`: the address is in its directory.
     pub ready_url: Option<String>,
+    /// Its clock is ahead of (or behind) the host's by so many seconds, from its next start on.
+    pub clock_apart_s: Option<i64>,
     pub log: PathBuf,
     pub child: Option<Child>,
 }
@@ -73,6 +75,9 @@ impl Part {
             .env("PHALANX__EXECUTOR__UV_CACHE", program::uv_cache())
             .env("NO_COLOR", "1");
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        if let Some(apart) = self.clock_apart_s {
+            command.envs(faked_clock(apart));
+        }
         command
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a log"))
@@ -134,4 +139,17 @@ impl Part {
             let _ = child.wait();
         }
     }
+}
+
+/// libfaketime's: the time of day only, as a host's clock that was set wrongly; what waits for a while waits as long as ever.
+fn faked_clock(apart_s: i64) -> [(String, String); 4] {
+    let library = std::env::var("PHALANX_TEST_FAKETIME").unwrap_or_else(|_| {
+        panic!("PHALANX_TEST_FAKETIME is not set: run the tests with tests/run, which installs libfaketime")
+    });
+    [
+        ("LD_PRELOAD".to_owned(), library),
+        ("FAKETIME".to_owned(), format!("{apart_s:+}s")),
+        ("FAKETIME_DONT_FAKE_MONOTONIC".to_owned(), "1".to_owned()),
+        ("FAKETIME_DONT_RESET".to_owned(), "1".to_owned()),
+    ]
 }

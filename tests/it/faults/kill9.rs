@@ -1,6 +1,7 @@
 //! `kill -9` of the whole process at random moments under load, again and again: nothing that was accepted is lost, nothing
 //! that ran is left behind.
 
+use crate::chance::{Chance, seed};
 use phalanx_tests::{Client, Cluster, Options, fixtures, json, remains, wait};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,25 +17,6 @@ const KILLS: u32 = 30;
 /// The longest that a round runs before it is cut.
 const LONGEST_MS: u64 = 900;
 const SETTLES_WITHIN: Duration = Duration::from_secs(60);
-
-/// Pseudo-random (xorshift64*, Vigna 2016): the seed of a failed run can be given again.
-struct Chance(u64);
-
-impl Chance {
-    fn below(&mut self, most: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % most
-    }
-}
-
-fn seed() -> u64 {
-    let given = std::env::var("PHALANX_TEST_SEED")
-        .ok()
-        .and_then(|text| text.parse().ok());
-    given.unwrap_or_else(|| uuid::Uuid::new_v4().as_u64_pair().0 | 1)
-}
 
 /// What callers were promised.
 #[derive(Default)]
