@@ -13,6 +13,7 @@ pub mod health;
 pub mod id;
 pub mod instance;
 pub mod key;
+pub mod liveness;
 pub mod log;
 pub mod metrics;
 pub mod place;
