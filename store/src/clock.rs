@@ -18,6 +18,10 @@ const QUICK: Duration = Duration::from_millis(500);
 /// What is worth a line in the log.
 const APART_MS: i64 = 1_000;
 
+/// The database's time within a statement. The engines have no word for it in common.
+pub(crate) const PG_NOW: &str = "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)";
+pub(crate) const LITE_NOW: &str = "CAST(unixepoch('subsec') * 1000 AS BIGINT)";
+
 /// Cheap to clone; all clones are one.
 #[derive(Debug, Clone, Default)]
 pub struct Clock {
@@ -31,7 +35,7 @@ impl Clock {
 
     /// Measures once. `Err`: the database did not answer.
     pub(crate) async fn measure(&self, pool: &PgPool) -> Result<(), sqlx::Error> {
-        let sql = "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)";
+        let sql = sqlx::AssertSqlSafe(format!("SELECT {PG_NOW}"));
         let (asked, begun) = (local_ms(), Instant::now());
         let (theirs,): (i64,) = sqlx::query_as(sql).fetch_one(pool).await?;
         let took = begun.elapsed();

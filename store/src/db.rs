@@ -201,12 +201,16 @@ fn migrator() -> Migrator {
     let texts = [
         ("init", include_str!("../migrations/0001_init.sql")),
         ("blobs", include_str!("../migrations/0002_blobs.sql")),
+        ("leases", include_str!("../migrations/0003_leases.sql")),
     ];
-    let migrations = (1..).zip(texts).map(|(number, (name, text))| {
+    let migrations = texts.into_iter().zip(1..).map(|((name, text), version)| {
         let text = sqlx::SqlStr::from_static(text);
-        Migration::new(number, name.into(), MigrationType::Simple, text, false)
+        Migration::new(version, name.into(), MigrationType::Simple, text, false)
     });
-    Migrator::with_migrations(migrations.collect())
+    let mut migrator = Migrator::with_migrations(migrations.collect());
+    // A newer release may have been here: its migrations only add, so this one still works beside it.
+    migrator.set_ignore_missing(true);
+    migrator
 }
 
 fn migrated(error: sqlx::migrate::MigrateError) -> Error {
@@ -233,7 +237,8 @@ pub(crate) fn failed(error: sqlx::Error) -> Error {
         &error,
         sqlx::Error::PoolTimedOut | sqlx::Error::Io(_) | sqlx::Error::PoolClosed
     ) || full
-        || message.contains("is locked");
+        || message.contains("is locked")
+        || is_away(&error);
     if full {
         return Error::unavailable("the database's disk is full; free some room").because(error);
     }
@@ -241,6 +246,23 @@ pub(crate) fn failed(error: sqlx::Error) -> Error {
         return Error::unavailable("the database does not answer; try again").because(error);
     }
     Error::new(Kind::Internal, "the database refused a statement").because(error)
+}
+
+/// A server that starts, ends, fails over or has no connection left: the same statement may go through in a moment.
+/// By SQLSTATE, appendix A of Postgres' manual: 08 connection, 25006 read-only, 55000 closed, 53 resources, 57P intervention.
+fn is_away(error: &sqlx::Error) -> bool {
+    let code = error
+        .as_database_error()
+        .and_then(sqlx::error::DatabaseError::code);
+    code.is_some_and(|code| {
+        let code = code.as_ref();
+        // SQLite's codes are small numbers.
+        code.len() == 5
+            && (["25006", "55000"].contains(&code)
+                || ["08", "53", "57P"]
+                    .iter()
+                    .any(|class| code.starts_with(class)))
+    })
 }
 
 /// A row that holds what we never wrote.

@@ -1,6 +1,9 @@
 //! What each node shall keep running.
 
-use crate::db::{Store, failed, parsed, read, write};
+use crate::{
+    db::{Store, failed, parsed, read, write},
+    leases::Lease,
+};
 use domain::{
     Result, Timestamp,
     envelope::{Envelope, State},
@@ -73,6 +76,32 @@ impl Store {
         Ok(row.0)
     }
 
+    /// The same under a lease, while it is held and no deployment of the version's agent is unfinished. `None`: nothing was
+    /// written, because one of both is not so.
+    pub async fn place_under(
+        &self,
+        lease: &Lease,
+        (account, node): (&AccountId, &NodeId),
+        wanted: &Wanted<'_>,
+        at: Timestamp,
+    ) -> Result<Option<i64>> {
+        let sql = sqlx::AssertSqlSafe(format!(
+            "INSERT INTO envelopes (version_id, node_id, account, generation, state, min_instances, max_instances, updated_at) \
+             SELECT CAST($1 AS TEXT), CAST($2 AS TEXT), CAST($3 AS TEXT), 1, CAST($4 AS TEXT), CAST($5 AS BIGINT), CAST($6 AS BIGINT), CAST($7 AS BIGINT) \
+             WHERE EXISTS ({}) AND NOT EXISTS (SELECT 1 FROM deployments WHERE status = 'deploying' \
+             AND incarnation = (SELECT incarnation FROM versions WHERE id = $1)) \
+             ON CONFLICT (version_id, node_id) DO UPDATE SET generation = envelopes.generation + 1, \
+             state = excluded.state, min_instances = excluded.min_instances, max_instances = excluded.max_instances, updated_at = excluded.updated_at \
+             RETURNING generation",
+            self.held_sql(["$8", "$9", "$10"])
+        ));
+        let row: Option<(i64,)> = write!(self, pool => sqlx::query_as(sql).bind(wanted.version_id.as_str()).bind(node.as_str()).bind(account.as_str())
+            .bind(wanted.state.as_str()).bind(i64::from(wanted.min_instances)).bind(i64::from(wanted.max_instances)).bind(at.0)
+            .bind(&lease.name).bind(&lease.holder).bind(lease.epoch).fetch_optional(pool).await)
+        .map_err(failed)?;
+        Ok(row.map(|(generation,)| generation))
+    }
+
     pub async fn envelope(
         &self,
         account: &AccountId,
@@ -113,7 +142,17 @@ impl Store {
         rows.into_iter().map(placed).collect()
     }
 
-    /// All that a node shall hold on to, for its start.
+    /// Over all accounts: what any node shall not have let go of.
+    pub async fn envelopes(&self) -> Result<Vec<Placed>> {
+        let sql = sqlx::AssertSqlSafe(format!(
+            "{COLUMNS} WHERE state <> 'retired' ORDER BY version_id, node_id"
+        ));
+        let rows: Vec<Row> =
+            read!(self, pool => sqlx::query_as(sql).fetch_all(pool).await).map_err(failed)?;
+        rows.into_iter().map(placed).collect()
+    }
+
+    /// All that a node shall hold on to.
     pub async fn envelopes_of_node(&self, node: &NodeId) -> Result<Vec<Placed>> {
         let sql = sqlx::AssertSqlSafe(format!(
             "{COLUMNS} WHERE node_id = $1 AND state <> 'retired'"

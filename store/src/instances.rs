@@ -134,6 +134,14 @@ impl Store {
             .map_err(failed)
     }
 
+    /// Of a node that is gone: instances of what has been given to others cannot come back, whatever became of them. How many.
+    pub async fn end_instances_of_lost_node(&self, node: &NodeId, at: Timestamp) -> Result<u64> {
+        let sql = "UPDATE instances SET state = 'stopped', ended_at = $2 WHERE node_id = $1 AND ended_at IS NULL AND NOT EXISTS \
+             (SELECT 1 FROM envelopes WHERE envelopes.node_id = instances.node_id AND envelopes.version_id = instances.version_id AND envelopes.state <> 'retired')";
+        write!(self, pool => sqlx::query(sql).bind(node.as_str()).bind(at.0).execute(pool).await.map(|done| done.rows_affected()))
+            .map_err(failed)
+    }
+
     /// Deletes what is kept of instances that ended, and of scaling, before `before`.
     pub async fn purge_instances(&self, before: Timestamp) -> Result<u64> {
         write!(self, pool => {

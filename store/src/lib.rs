@@ -23,6 +23,7 @@ pub mod executions;
 pub mod figures;
 pub mod instances;
 pub mod keys;
+pub mod leases;
 pub mod logs;
 pub mod nodes;
 pub mod traffic;

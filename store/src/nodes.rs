@@ -4,8 +4,10 @@ use crate::db::{Store, document, failed, json, parsed, read, write};
 use domain::{
     Result, Timestamp,
     id::{BootId, NodeId},
+    liveness::{Liveness, Sight},
 };
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 #[derive(Debug, Clone)]
 pub struct Node {
@@ -32,6 +34,26 @@ pub struct Capacity {
     pub memory: Option<f64>,
     /// What its instances are confined by, in words.
     pub isolation: String,
+    /// What deployers choose it by. Rows of a release that did not say so read as none.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// It was told to leave: it takes nothing new and waits for what it hosts to be given to others.
+    #[serde(default)]
+    pub draining: bool,
+    /// It has left: whatever it hosted is nobody's, without waiting for its silence.
+    #[serde(default)]
+    pub left: bool,
+}
+
+impl Node {
+    /// How it is doing, by its own word where it has left.
+    pub fn judge(&self, sight: Sight, now: Timestamp) -> Liveness {
+        if self.capacity.left {
+            Liveness::Lost
+        } else {
+            sight.judge(self.heartbeat_at, now)
+        }
+    }
 }
 
 type Row = (String, String, String, String, i64, i64);

@@ -10,6 +10,7 @@ mod executions;
 mod figures;
 mod groups;
 mod keys;
+mod leases;
 mod logs;
 mod nodes;
 mod s3;
@@ -80,6 +81,12 @@ conformance! {
         an_empty_store_begins_once,
         found_by_hash_until_revoked,
         environments_are_sealed_and_audits_kept;
+    leases:
+        of_many_that_race_one_holds_it,
+        held_while_renewed_and_given_back,
+        who_was_overtaken_writes_nothing,
+        who_held_it_too_long_writes_nothing,
+        an_unfinished_deployment_has_the_word;
     agents:
         accepted_whole_or_not_at_all,
         of_two_that_race_one_wins,
@@ -102,6 +109,8 @@ conformance! {
         of_one_account_only;
     nodes:
         beats_replace,
+        a_row_without_labels_is_read,
+        instances_of_a_lost_node_end_with_its_envelopes,
         envelopes_grow_by_generations,
         instances_live_and_end,
         scaling_is_kept_newest_first;

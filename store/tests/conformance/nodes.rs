@@ -35,6 +35,8 @@ pub async fn beats_replace(store: &Store) -> Result<()> {
             memory_mb: 4096,
             cpu: Some(0.25),
             isolation: "namespaces".into(),
+            labels: [("environment".to_owned(), "prod".to_owned())].into(),
+            draining: true,
             ..Capacity::default()
         },
         started_at: Timestamp(1),
@@ -58,6 +60,47 @@ pub async fn beats_replace(store: &Store) -> Result<()> {
         (&node(1), &boot(2), Timestamp(9))
     );
     assert_eq!(nodes[0].capacity, one.capacity);
+    Ok(())
+}
+
+/// As the previous release writes it.
+pub async fn a_row_without_labels_is_read(_: &Store) -> Result<()> {
+    let text = r#"{"memory_mb":1,"promised_mb":0,"cpus":1,"instances":0,"cpu":null,"memory":null,"isolation":"none"}"#;
+    let capacity: Capacity = serde_json::from_str(text).expect("the older document");
+    assert!(capacity.labels.is_empty() && !capacity.draining && !capacity.left);
+    Ok(())
+}
+
+pub async fn instances_of_a_lost_node_end_with_its_envelopes(store: &Store) -> Result<()> {
+    let ours = account("a");
+    store.keep_instance(&living(1, boot(1))).await?;
+    let (kept, id) = (living(1, boot(1)).version_id, living(1, boot(1)).node_id);
+    let place = async |state| {
+        let wanted = Wanted {
+            version_id: &kept,
+            state,
+            min_instances: 1,
+            max_instances: 1,
+        };
+        store.place(&ours, &id, &wanted, Timestamp(1)).await
+    };
+    place(State::Serving).await?;
+    assert_eq!(
+        store.end_instances_of_lost_node(&id, Timestamp(9)).await?,
+        0,
+        "it may come back"
+    );
+    place(State::Retired).await?;
+    assert_eq!(
+        store
+            .end_instances_of_lost_node(&node(77), Timestamp(9))
+            .await?,
+        0
+    );
+    assert_eq!(
+        store.end_instances_of_lost_node(&id, Timestamp(9)).await?,
+        1
+    );
     Ok(())
 }
 
