@@ -39,6 +39,11 @@ impl Kind {
         Self::Timeout,
         Self::Internal,
     ];
+
+    /// Something was away, or too slow: the same may go well in a moment.
+    pub fn is_passing(self) -> bool {
+        matches!(self, Self::Unavailable | Self::Timeout)
+    }
 }
 
 /// `message` is for the caller: no secret, says what to do. `source` is for the log only.

@@ -1,17 +1,20 @@
-//! The heartbeat: this node is here, what it has and what it uses. And the tick that lets pools shrink and feeds end.
+//! The heartbeat: this node is here, what it has and what it uses. And the tick that lets pools shrink and feeds end, and
+//! what is hosted follow its rows.
 
 use crate::{host::Node, pool::Pool};
-use domain::Result;
+use domain::{Result, Timestamp, liveness::BEAT};
 use proto::v1;
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 use store::nodes::{Capacity, Node as Row};
 use tokio_util::sync::CancellationToken;
 
-const EVERY: Duration = Duration::from_secs(2);
 const ANNOUNCE_EVERY: Duration = Duration::from_secs(1);
 
 pub async fn run(node: Arc<Node>, stop: CancellationToken) {
-    let mut tick = tokio::time::interval(EVERY);
+    let mut tick = tokio::time::interval(BEAT);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
@@ -22,9 +25,20 @@ pub async fn run(node: Arc<Node>, stop: CancellationToken) {
             pool.scale();
         }
         node.hub.tidy();
-        if let Err(error) = beat(&node).await {
+        let kept = beat(&node).await;
+        if let Err(error) = &kept {
             tracing::warn!(error = ?error, "the heartbeat was not kept");
         }
+        // Who has stopped only lets go, and does so by itself.
+        let followed = if node.stop.is_cancelled() {
+            Ok(())
+        } else {
+            node.reconcile().await
+        };
+        if let Err(error) = &followed {
+            tracing::warn!(error = ?error, "what this node shall host could not be read");
+        }
+        node.note_look(kept.is_ok() && followed.is_ok());
     }
 }
 
@@ -59,6 +73,19 @@ pub async fn announce(node: Arc<Node>, stop: CancellationToken) {
 }
 
 pub async fn beat(node: &Node) -> Result<()> {
+    let at = node.store.now();
+    node.store.beat(&row(node, at, false)).await?;
+    node.beaten_at.store(at.0, Ordering::Relaxed);
+    Ok(())
+}
+
+/// This node has left. It is no sign of life.
+pub async fn last(node: &Node) -> Result<()> {
+    let at = Timestamp(node.beaten_at.load(Ordering::Relaxed));
+    node.store.beat(&row(node, at, true)).await
+}
+
+fn row(node: &Node, heartbeat_at: Timestamp, left: bool) -> Row {
     let pictures: Vec<_> = node
         .pools()
         .iter()
@@ -87,16 +114,18 @@ pub async fn beat(node: &Node) -> Result<()> {
         cpu: None,
         memory,
         isolation: node.level.to_string(),
+        labels: node.config.labels.clone(),
+        draining: node.draining.load(Ordering::Relaxed),
+        left,
     };
-    let row = Row {
+    Row {
         id: node.config.node_id.clone(),
         boot_id: node.boot_id.clone(),
         address: node.address.clone(),
         capacity,
         started_at: node.started_at,
-        heartbeat_at: node.store.now(),
-    };
-    node.store.beat(&row).await
+        heartbeat_at,
+    }
 }
 
 /// MB in all, and the share in use.

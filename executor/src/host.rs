@@ -1,5 +1,7 @@
 //! The executor as a whole: the versions it hosts and what they share.
 
+mod reconcile;
+
 use crate::{
     Config, Deps, beat,
     call::Settings,
@@ -7,8 +9,8 @@ use crate::{
     environment::Environments,
     files, grpc,
     held::Held,
-    inbox,
     instance::Grounds,
+    leave,
     meter::{Counts, Meter},
     pool::{Common, Pool},
     python::Python,
@@ -22,16 +24,20 @@ use crate::{
 use bus::Bus;
 use domain::{
     Error, Result, Timestamp,
-    envelope::State,
     id::{AccountId, BootId, VersionId},
+    liveness::Sight,
 };
 use proto::door::Door;
+use reconcile::Changes;
 use std::{
     collections::HashMap,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicI64},
+    },
 };
-use store::{Store, envelopes::Placed, executions::Holder};
+use store::{Store, executions::Holder};
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -59,8 +65,12 @@ pub(crate) struct Node {
     common: Arc<Common>,
     worker: PathBuf,
     hosted: Mutex<HashMap<VersionId, Hosted>>,
-    /// One at a time changes what is hosted: loading a version twice would run it twice.
-    changing: tokio::sync::Mutex<()>,
+    changes: Changes,
+    /// Told to leave: others shall have what is hosted here.
+    pub draining: AtomicBool,
+    /// When the last heartbeat was kept.
+    pub beaten_at: AtomicI64,
+    sight: Mutex<Sight>,
 }
 
 struct Hosted {
@@ -153,19 +163,14 @@ pub(crate) async fn bind(config: Config, deps: Deps) -> Result<Executor> {
         common: Arc::new(common),
         worker,
         hosted: Mutex::default(),
-        changing: tokio::sync::Mutex::new(()),
+        changes: Changes::default(),
+        draining: AtomicBool::new(false),
+        beaten_at: AtomicI64::new(started_at.0),
+        sight: Mutex::default(),
         config,
     });
     beat::beat(&node).await?;
-    for placed in node.store.envelopes_of_node(&node.config.node_id).await? {
-        let version_id = placed.envelope.version_id.clone();
-        if let Err(error) = node
-            .ensure(&placed.account, &version_id, placed.envelope.generation)
-            .await
-        {
-            tracing::error!(version.id = %version_id, error = ?error, "a version that was placed here cannot be taken over");
-        }
-    }
+    node.take_over_all().await?;
     Ok(Executor { node, door })
 }
 
@@ -194,6 +199,9 @@ impl Executor {
         background.spawn(beat::announce(Arc::clone(&node), quiet.clone()));
         background.spawn(sweep::run(Arc::clone(&node), quiet.clone()));
         stop.cancelled().await;
+        if !node.config.alone {
+            leave::hand_over(&node).await;
+        }
         node.drain().await;
         quiet.cancel();
         background.close();
@@ -202,100 +210,43 @@ impl Executor {
         tokio::time::timeout(node.config.drain_within, node.tasks.wait())
             .await
             .ok();
+        if !node.config.alone {
+            leave::say_left(&node).await;
+        }
         Ok(())
     }
 }
 
 impl Node {
+    fn hosted(&self) -> MutexGuard<'_, HashMap<VersionId, Hosted>> {
+        self.hosted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub fn pool(&self, version: &VersionId) -> Option<Arc<Pool>> {
-        self.hosted
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(version)
-            .map(|hosted| Arc::clone(&hosted.pool))
+        let hosted = self.hosted();
+        hosted.get(version).map(|hosted| Arc::clone(&hosted.pool))
     }
 
     pub fn pools(&self) -> Vec<Arc<Pool>> {
-        self.hosted
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        let hosted = self.hosted();
+        hosted
             .values()
             .map(|hosted| Arc::clone(&hosted.pool))
             .collect()
     }
 
-    /// Does what the envelope's row says, if it is not older than `generation`.
-    pub async fn ensure(
-        self: &Arc<Self>,
-        account: &AccountId,
-        version_id: &VersionId,
-        generation: i64,
-    ) -> Result<()> {
-        let _turn = self.changing.lock().await;
-        let placed = self
-            .store
-            .envelope(account, &self.config.node_id, version_id)
-            .await?;
-        let placed = placed
-            .ok_or_else(|| Error::not_found(format!("an envelope of {version_id} on this node")))?;
-        if generation < placed.envelope.generation {
-            return Err(Error::conflict(format!(
-                "generation {generation} is older than {}",
-                placed.envelope.generation
-            )));
-        }
-        match placed.envelope.state {
-            State::Retired => self.let_go(version_id).await,
-            State::Serving | State::Retiring => self.take_over(placed).await?,
-        }
-        Ok(())
+    /// What this node can say of others.
+    pub fn sight(&self) -> Sight {
+        *self.sight.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn take_over(self: &Arc<Self>, placed: Placed) -> Result<()> {
-        let serving = placed.envelope.state == State::Serving;
-        if let Some(pool) = self.pool(&placed.envelope.version_id) {
-            if !pool.order(placed.envelope) {
-                return Err(Error::conflict("a newer order is known"));
-            }
-            if serving {
-                pool.prove();
-            }
-            return Ok(());
-        }
-        let version = Arc::new(
-            self.load(&placed.account, &placed.envelope.version_id)
-                .await?,
-        );
-        let id = version.id.clone();
-        let pool = Pool::new(version, placed.envelope, Arc::clone(&self.common));
-        let stop = self.stop.child_token();
-        inbox::serve(self, &pool, &stop).await?;
-        self.hosted
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(
-                id,
-                Hosted {
-                    pool: Arc::clone(&pool),
-                    stop,
-                },
-            );
-        pool.scale();
-        if serving {
-            pool.prove();
-        }
-        Ok(())
-    }
-
-    async fn let_go(&self, version: &VersionId) {
-        let hosted = self
-            .hosted
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(version);
-        if let Some(hosted) = hosted {
-            hosted.stop.cancel();
-            hosted.pool.close().await;
+    /// The rows could be written and read just now, or could not.
+    pub fn note_look(&self, good: bool) {
+        let mut sight = self.sight.lock().unwrap_or_else(PoisonError::into_inner);
+        if good {
+            sight.saw(self.store.now());
+        } else {
+            sight.missed();
         }
     }
 

@@ -15,6 +15,7 @@ mod held;
 mod host;
 mod inbox;
 mod instance;
+mod leave;
 mod link;
 mod meter;
 mod pool;

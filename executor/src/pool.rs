@@ -127,6 +127,15 @@ impl Pool {
         })
     }
 
+    pub fn generation(&self) -> i64 {
+        self.state().envelope.generation
+    }
+
+    /// This executor has let go of the version.
+    pub fn is_closed(&self) -> bool {
+        self.state().closed
+    }
+
     /// Takes over a newer order. `false`: it is older than what is known.
     pub fn order(self: &Arc<Self>, envelope: Envelope) -> bool {
         let mut state = self.state();

@@ -31,6 +31,10 @@ pub const SHOW_RUNNING_AFTER: Duration = Duration::from_millis(25);
 /// How long the row of a sync call may come after its end: it is written beside the run.
 const ROW_WITHIN: Duration = Duration::from_secs(5);
 
+/// How long the end of an execution is held while the database is away.
+const AWAY_WITHIN: Duration = Duration::from_secs(60);
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
 /// Runs for all versions of this node.
 pub struct Runner {
     pub store: Store,
@@ -240,8 +244,9 @@ impl Runner {
                 return Ok(Verdict::Done);
             }
         };
-        if self.settings.stop.is_cancelled() && failure.code == FailureCode::InstanceCrashed {
-            // Ended by our own leaving: the row still says running, and whoever sweeps it goes on.
+        let ours = self.settings.stop.is_cancelled() || pool.is_closed();
+        if ours && failure.code == FailureCode::InstanceCrashed {
+            // Ended by our own leaving or letting go: the row still says running, and whoever gets or sweeps it goes on.
             return Ok(Verdict::Again(Duration::ZERO));
         }
         let failed = road.attempt.saturating_sub(road.losses);
@@ -466,10 +471,10 @@ impl Runner {
     async fn record(&self, end: End, mode: Mode) -> Result<Option<Outcome>> {
         let deadline = tokio::time::Instant::now() + ROW_WITHIN;
         loop {
-            if self.store.end_execution(end.clone()).await? {
+            if patiently(|| self.store.end_execution(end.clone())).await? {
                 return Ok(None);
             }
-            match self.store.execution(&end.key).await? {
+            match patiently(|| self.store.execution(&end.key)).await? {
                 Some(row) if row.status.is_terminal() => return Ok(Some(recorded(row))),
                 Some(row) if row.attempt > end.attempt => {
                     return Err(Error::conflict("a later attempt took over"));
@@ -503,7 +508,26 @@ impl Runner {
             queue_ms: 0.0,
             usage: attempted.usage.clone(),
         };
-        self.store.end_execution(end).await.map(|_| ())
+        patiently(|| self.store.end_execution(end.clone()))
+            .await
+            .map(|_| ())
+    }
+}
+
+/// Again while the database is away, for a bounded time: whoever holds an execution's end is the only one who knows it.
+async fn patiently<T, F: Future<Output = Result<T>>>(write: impl Fn() -> F) -> Result<T> {
+    let deadline = tokio::time::Instant::now() + AWAY_WITHIN;
+    let mut wait = BACKOFF.0;
+    loop {
+        match write().await {
+            Err(error)
+                if error.kind.is_passing() && tokio::time::Instant::now() + wait < deadline =>
+            {
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(BACKOFF.1);
+            }
+            done => return done,
+        }
     }
 }
 

@@ -4,10 +4,15 @@ use crate::{host::Node, run::Runner};
 use domain::{
     Result, Timestamp,
     execution::{Mode, Status},
+    liveness::Liveness,
 };
 use proto::convert::Execute;
-use std::{collections::HashSet, sync::Arc, time::Duration};
-use store::executions::Execution;
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use store::executions::{Execution, Key};
 use tokio_util::sync::CancellationToken;
 
 const EVERY: Duration = Duration::from_secs(2);
@@ -15,13 +20,19 @@ const EVERY: Duration = Duration::from_secs(2);
 const GRACE: Duration = Duration::from_secs(15);
 /// A caller and its bus request may outlast the execution's timeout by so much.
 const MARGIN: Duration = Duration::from_secs(60);
-/// A node that has been silent for so long is gone.
-const SILENT: Duration = Duration::from_secs(10);
+/// A node that was lost longer ago has left nothing to be tidied.
+const TIDIED_WITHIN: Duration = Duration::from_secs(3600);
+/// A row that waits is brought to its lane again at most so often: its message may be lost.
+const NUDGE_EVERY: Duration = Duration::from_secs(60);
 const FIRST_SLICE: u32 = 50_000;
 const SLICE: u32 = 2_000;
 
+/// Rows that say that this process runs them, which it does not: their end could not be written. When each was first seen so.
+type Strays = HashMap<(Key, u32), Instant>;
+
 pub async fn run(node: Arc<Node>, stop: CancellationToken) {
     let mut first = true;
+    let mut strays = Strays::new();
     let mut tick = tokio::time::interval(EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -35,7 +46,7 @@ pub async fn run(node: Arc<Node>, stop: CancellationToken) {
         } else {
             (Timestamp(node.store.now().0 - millis(GRACE)), SLICE)
         };
-        match sweep(&node, before, slice).await {
+        match sweep(&node, before, slice, &mut strays).await {
             Ok(found) => {
                 if found > 0 {
                     tracing::info!("went on with {found} executions that nobody had finished");
@@ -49,47 +60,68 @@ pub async fn run(node: Arc<Node>, stop: CancellationToken) {
     }
 }
 
-async fn sweep(node: &Arc<Node>, before: Timestamp, slice: u32) -> Result<usize> {
+async fn sweep(
+    node: &Arc<Node>,
+    before: Timestamp,
+    slice: u32,
+    strays: &mut Strays,
+) -> Result<usize> {
+    let alive = living_boots(node).await?;
     let rows = node.store.unfinished_executions(before, slice).await?;
-    if rows.is_empty() {
-        return Ok(0);
-    }
-    let silent = silent_boots(node).await?;
+    let rows: Vec<Execution> = rows
+        .into_iter()
+        .filter(|row| node.runner.held.get(&row.key).is_none())
+        .collect();
+    note_strays(strays, node, &rows);
     let mut found = 0;
     for row in rows {
-        if node.runner.held.get(&row.key).is_some() {
-            continue;
-        }
-        found += usize::from(go_on(node, &row, &silent).await?);
+        let boot = row.boot_id.as_ref();
+        let stray = strays.get(&(row.key.clone(), row.attempt));
+        let by_living = boot.is_some_and(|boot| alive.contains(boot.as_str()))
+            && stray.is_none_or(|since| since.elapsed() < GRACE);
+        found += usize::from(go_on(node, &row, by_living).await?);
     }
     Ok(found)
 }
 
-/// Boots that are certainly gone: earlier ones of known nodes, and those of nodes that are silent.
-async fn silent_boots(node: &Node) -> Result<HashSet<String>> {
-    let at = node.store.now();
-    let nodes = node.store.nodes().await?;
-    let alive = nodes
-        .into_iter()
-        .filter(|other| other.id == node.config.node_id || at.since(other.heartbeat_at) < SILENT);
-    Ok(alive.map(|other| other.boot_id.to_string()).collect())
+fn note_strays(strays: &mut Strays, node: &Node, rows: &[Execution]) {
+    let ours = rows
+        .iter()
+        .filter(|row| row.status == Status::Running && row.boot_id.as_ref() == Some(&node.boot_id));
+    let seen: HashSet<(Key, u32)> = ours.map(|row| (row.key.clone(), row.attempt)).collect();
+    strays.retain(|stray, _| seen.contains(stray));
+    for stray in seen {
+        strays.entry(stray).or_insert_with(Instant::now);
+    }
+}
+
+/// Boots that may still run what they hold: all but earlier ones of known nodes and those of nodes that are lost, whose
+/// instances end here too.
+async fn living_boots(node: &Node) -> Result<HashSet<String>> {
+    let (sight, now) = (node.sight(), node.store.now());
+    let mut alive = HashSet::new();
+    for other in node.store.nodes().await? {
+        if other.id == node.config.node_id || other.judge(sight, now) != Liveness::Lost {
+            alive.insert(other.boot_id.to_string());
+        } else if now.since(other.heartbeat_at) < TIDIED_WITHIN {
+            node.store
+                .end_instances_of_lost_node(&other.id, now)
+                .await?;
+        }
+    }
+    Ok(alive)
 }
 
 /// `true`: something was done about it.
-async fn go_on(node: &Arc<Node>, row: &Execution, alive: &HashSet<String>) -> Result<bool> {
+async fn go_on(node: &Arc<Node>, row: &Execution, by_living: bool) -> Result<bool> {
     let runner: &Runner = &node.runner;
-    let by_living = row
-        .boot_id
-        .as_ref()
-        .is_some_and(|boot| alive.contains(boot.as_str()));
-    let unrecorded = is_unrecorded(node, row).await?;
     match (row.mode, row.status) {
         (_, Status::Completed | Status::Failed | Status::Timeout | Status::Cancelled) => Ok(false),
         // Recorded in a moment by its holder.
-        (_, Status::Running) if by_living && !unrecorded => Ok(false),
+        (_, Status::Running) if by_living => Ok(false),
         (Mode::Async, Status::Running) => {
             if runner.lose(row).await? {
-                enqueue(node, row).await?;
+                enqueue(node, row, node.store.now()).await?;
             }
             Ok(true)
         }
@@ -104,18 +136,18 @@ async fn go_on(node: &Arc<Node>, row: &Execution, alive: &HashSet<String>) -> Re
                     .give_up(row, "its version is no longer running anywhere")
                     .await?;
             } else if node.pool(&row.version_id).is_some() {
-                enqueue(node, row).await?;
+                // What waits in its lane is the same message, and it is not nudged more often than this.
+                let age = node.store.now().since(row.due_at).as_secs();
+                let times = i64::try_from(age / NUDGE_EVERY.as_secs()).unwrap_or(0);
+                let due_at = Timestamp(row.due_at.0 + times * millis(NUDGE_EVERY));
+                enqueue(node, row, due_at).await?;
             } else {
                 return Ok(false);
             }
             Ok(true)
         }
         (Mode::Sync | Mode::Stream, Status::Running) => {
-            let message = if unrecorded {
-                "its outcome could not be recorded"
-            } else {
-                "the process that ran it is gone"
-            };
+            let message = "the process that ran it is gone, or could not record its outcome";
             runner.give_up(row, message).await?;
             Ok(true)
         }
@@ -135,22 +167,7 @@ async fn go_on(node: &Arc<Node>, row: &Execution, alive: &HashSet<String>) -> Re
     }
 }
 
-/// It ran here, nobody holds it any more, and still it has no end: that could not be written. Whoever held it when the row
-/// was read has written its end by now.
-async fn is_unrecorded(node: &Node, row: &Execution) -> Result<bool> {
-    let ours = row.boot_id.as_ref() == Some(&node.runner.holder.boot_id);
-    if !ours || row.status != Status::Running {
-        return Ok(false);
-    }
-    let still = node
-        .store
-        .execution(&row.key)
-        .await?
-        .is_some_and(|now| now.status == Status::Running && now.attempt == row.attempt);
-    Ok(still && node.runner.held.get(&row.key).is_none())
-}
-
-async fn enqueue(node: &Node, row: &Execution) -> Result<()> {
+async fn enqueue(node: &Node, row: &Execution, due_at: Timestamp) -> Result<()> {
     let execute = Execute {
         account: row.key.account.clone(),
         agent_id: row.key.agent_id.clone(),
@@ -162,7 +179,7 @@ async fn enqueue(node: &Node, row: &Execution) -> Result<()> {
         accepted_at: row.accepted_at,
         losses: row.losses,
     };
-    match node.bus.enqueue_execution(&execute, node.store.now()).await {
+    match node.bus.enqueue_execution(&execute, due_at).await {
         // A later sweep finds it again.
         Err(error) if error.kind == domain::Kind::Exhausted => Ok(()),
         other => other,

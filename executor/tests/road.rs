@@ -562,3 +562,84 @@ async fn a_hundred_at_once_in_one_instance() {
     );
     world.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_follows_its_rows_without_being_told() {
+    let world = World::new().await;
+    world
+        .version("def handler(input):\n    return input\n", |_| {})
+        .await;
+    world.run("1", 10).await;
+    let account = AccountId::default_account();
+    let place = async |state, min_instances| {
+        let version_id = &world.version_id();
+        let wanted = Wanted {
+            version_id,
+            state,
+            min_instances,
+            max_instances: 1,
+        };
+        let placed = world.store.place(&account, &world.node, &wanted, now());
+        placed.await.expect("placed");
+    };
+    let instances = async || {
+        let agent = "echo".parse().expect("an id");
+        let living = world.store.living_instances(&account, &agent).await;
+        living.expect("read").len()
+    };
+    let until = async |wanted: usize| {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+        while instances().await != wanted {
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "{} instances, not {wanted}",
+                instances().await
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    until(1).await;
+    place(State::Retired, 0).await;
+    until(0).await;
+    place(State::Serving, 1).await;
+    until(1).await;
+    let (_, outcome) = world.run("2", 10).await;
+    assert_eq!(outcome.status, Status::Completed, "{outcome:?}");
+    world.end().await;
+}
+
+/// As a database leaves it that was away for longer than an end is held.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_this_process_runs_by_its_row_only_is_lost() {
+    let world = World::new().await;
+    world
+        .version("def handler(input):\n    return input\n", |_| {})
+        .await;
+    let boot_id = world.store.nodes().await.expect("read")[0].boot_id.clone();
+    let mut rows = Vec::new();
+    for mode in [Mode::Async, Mode::Sync] {
+        let mut execute = world.execution("3", mode, 10);
+        execute.accepted_at = Timestamp(now().0 - 60_000);
+        world.insert(&execute).await;
+        let start = executions::Start {
+            key: key(&execute),
+            attempt: 1,
+            at: now(),
+            holder: executions::Holder {
+                node_id: world.node.clone(),
+                boot_id: boot_id.clone(),
+            },
+        };
+        assert!(world.store.start_execution(start).await.expect("started"));
+        rows.push(execute);
+    }
+    let durable = world.ended(&rows[0]).await;
+    assert_eq!(
+        (durable.status, durable.attempt, durable.losses),
+        (Status::Completed, 2, 1),
+        "{durable:?}"
+    );
+    let attended = world.ended(&rows[1]).await;
+    assert_eq!(attended.status, Status::Failed, "{attended:?}");
+    world.end().await;
+}
