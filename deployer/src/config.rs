@@ -23,7 +23,7 @@ pub struct Config {
     pub settle: Duration,
     /// How long one call to an executor may take.
     pub call: Duration,
-    /// An executor that has not said anything for so long is dead.
+    /// An executor that beats and does not answer for so long is not waited for.
     pub dead_after: Duration,
     /// What one artifact may unpack to.
     pub artifact: domain::artifact::Limits,

@@ -3,7 +3,8 @@
 use crate::{
     Config, Deps,
     meter::Meter,
-    phases::{self, Job, Notes},
+    nodes::{Eyes, Means},
+    phases::{self, Job},
     record::{Record, Recorded},
     spans::{self, Traced, Traces},
 };
@@ -41,6 +42,7 @@ pub(crate) struct Driver(Arc<Inner>);
 struct Inner {
     config: Config,
     deps: Deps,
+    eyes: Eyes,
     /// Agents that are driven here; a receiver learns of the end.
     driven: Mutex<HashMap<String, watch::Receiver<()>>>,
     slots: Semaphore,
@@ -76,6 +78,7 @@ impl Driver {
         Self(Arc::new(Inner {
             config,
             deps,
+            eyes: Eyes::default(),
             driven: Mutex::default(),
             slots,
             stop,
@@ -101,6 +104,18 @@ impl Driver {
     pub fn traced(&self, id: &DeploymentId, trace: Option<Context>) -> Option<Traced> {
         self.traces().note(id, trace?);
         Some(Traced(self.clone(), id.clone()))
+    }
+
+    pub fn eyes(&self) -> &Eyes {
+        &self.0.eyes
+    }
+
+    pub fn means(&self) -> Means<'_> {
+        Means {
+            deps: &self.0.deps,
+            config: &self.0.config,
+            eyes: &self.0.eyes,
+        }
     }
 
     pub fn is_stopping(&self) -> bool {
@@ -184,13 +199,7 @@ impl Drive {
 
     async fn deployment(&self, row: Deployment) -> Result<Left> {
         let inner = &self.driver.0;
-        let mut job = Job {
-            deps: inner.deps.clone(),
-            config: inner.config.clone(),
-            deployment: row.clone(),
-            version: None,
-            notes: Notes::default(),
-        };
+        let mut job = Job::new(&self.driver, row.clone(), None);
         if let Some(version) = &row.version_id {
             job.version = inner.deps.store.version(&row.account, version).await?;
         }

@@ -4,9 +4,11 @@
 //! and the deployment's own row, which is the only memory: a process that is killed at any moment is followed by another.
 //! Never here: what may follow what (that is `domain::deployment`), a process, HTTP.
 
+mod chance;
 mod config;
 mod drive;
 mod inbox;
+mod keep;
 mod meter;
 mod nodes;
 mod phases;
@@ -75,7 +77,8 @@ impl Deployer {
         let driver = Driver::new(self.config, self.deps, self.meter, whole);
         tokio::join!(
             inbox::run(&driver, self.work, &stop, &tasks),
-            sweep::run(&driver, &stop)
+            sweep::run(&driver, &stop),
+            keep::run(&driver, &stop, &tasks)
         );
         tasks.close();
         tasks.wait().await;

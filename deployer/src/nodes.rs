@@ -4,30 +4,78 @@ use crate::{Config, Deps};
 use domain::{
     Error, Kind, Result, Timestamp,
     id::{AccountId, NodeId, VersionId},
+    liveness::{Liveness, Sight},
+    place::{self, Candidate},
 };
 use proto::{
     status::from_status,
     trace::Calls,
     v1::{self, executor_client::ExecutorClient},
 };
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 use store::nodes::Node;
 use tonic::{Code, Status, transport::Channel};
 
 /// How often a node that works for long is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
-pub(crate) fn is_alive(node: &Node, config: &Config, now: Timestamp) -> bool {
-    now.since(node.heartbeat_at) < config.dead_after
+/// What this process can say of executors; one for all who judge here.
+#[derive(Clone, Default)]
+pub(crate) struct Eyes(Arc<Mutex<Sight>>);
+
+impl Eyes {
+    /// The rows could be written and read at `at`, or could not.
+    pub fn note(&self, good: bool, at: Timestamp) {
+        let mut sight = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if good {
+            sight.saw(at);
+        } else {
+            sight.missed();
+        }
+    }
+
+    fn sight(&self) -> Sight {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-/// The node if it lives.
-pub(crate) async fn alive(deps: &Deps, config: &Config, id: &NodeId) -> Result<Option<Node>> {
-    let nodes = deps.store.nodes().await?;
-    let now = deps.store.now();
+/// What every call and every judgement takes.
+#[derive(Clone, Copy)]
+pub(crate) struct Means<'a> {
+    pub deps: &'a Deps,
+    pub config: &'a Config,
+    pub eyes: &'a Eyes,
+}
+
+/// The node unless it is lost.
+pub(crate) async fn alive(means: Means<'_>, id: &NodeId) -> Result<Option<Node>> {
+    let nodes = means.deps.store.nodes().await?;
+    let (sight, now) = (means.eyes.sight(), means.deps.store.now());
     Ok(nodes
         .into_iter()
-        .find(|node| node.id == *id && is_alive(node, config, now)))
+        .find(|node| node.id == *id && node.judge(sight, now) != Liveness::Lost))
+}
+
+/// What placement looks at.
+pub(crate) fn candidates(means: Means<'_>, nodes: &[Node]) -> Vec<Candidate> {
+    let (sight, now) = (means.eyes.sight(), means.deps.store.now());
+    let candidate = |node: &Node| {
+        let (capacity, liveness) = (&node.capacity, node.judge(sight, now));
+        Candidate {
+            node_id: node.id.clone(),
+            open: liveness == Liveness::Alive && !capacity.draining,
+            stays: liveness != Liveness::Lost && !capacity.draining,
+            environment: capacity.labels.get(place::ENVIRONMENT).cloned(),
+            memory_mb: capacity.memory_mb,
+            promised_mb: capacity.promised_mb,
+            cpu: capacity.cpu.unwrap_or(0.0),
+            instances: capacity.instances,
+        }
+    };
+    nodes.iter().map(candidate).collect()
 }
 
 fn client(deps: &Deps, node: &Node) -> Result<ExecutorClient<Calls<Channel>>> {
@@ -69,7 +117,7 @@ async fn bounded<T>(
 }
 
 pub(crate) async fn ensure(
-    (deps, config): (&Deps, &Config),
+    means: Means<'_>,
     node: &Node,
     account: &AccountId,
     version: &VersionId,
@@ -80,12 +128,17 @@ pub(crate) async fn ensure(
         version_id: version.to_string(),
         generation,
     };
-    bounded(node, config, client(deps, node)?.ensure(request)).await?;
+    bounded(
+        node,
+        means.config,
+        client(means.deps, node)?.ensure(request),
+    )
+    .await?;
     Ok(())
 }
 
 pub(crate) async fn inspect(
-    (deps, config): (&Deps, &Config),
+    means: Means<'_>,
     node: &Node,
     account: &AccountId,
     version: &VersionId,
@@ -94,18 +147,23 @@ pub(crate) async fn inspect(
         account: account.to_string(),
         version_id: version.to_string(),
     };
-    bounded(node, config, client(deps, node)?.inspect(request)).await
+    bounded(
+        node,
+        means.config,
+        client(means.deps, node)?.inspect(request),
+    )
+    .await
 }
 
 /// Builds a version's environment on a node; `log` hears what the installer says. Gives up when the node dies.
 pub(crate) async fn package(
-    (deps, config): (&Deps, &Config),
+    means: Means<'_>,
     node: &Node,
     request: v1::PackageRequest,
     log: impl Fn(String),
 ) -> Result<v1::PackageDone> {
     let building = async {
-        let answer = client(deps, node)?
+        let answer = client(means.deps, node)?
             .package(request)
             .await
             .map_err(|status| said(node, &status))?;
@@ -131,7 +189,7 @@ pub(crate) async fn package(
         if let Ok(done) = tokio::time::timeout(LOOK_EVERY, &mut building).await {
             return done;
         }
-        let same = alive(deps, config, &node.id).await?;
+        let same = alive(means, &node.id).await?;
         if same.is_none_or(|same| same.boot_id != node.boot_id) {
             return Err(Error::unavailable(format!(
                 "executor {} died before the environment was built",

@@ -3,6 +3,7 @@
 mod health_check;
 mod package;
 mod provision;
+pub(crate) mod relocate;
 mod retire;
 mod shift_traffic;
 mod take_down;
@@ -10,19 +11,25 @@ mod validate;
 
 pub(crate) use take_down::take_down;
 
-use crate::{Config, Deps, nodes};
+use crate::{
+    Config, Deps, chance,
+    drive::Driver,
+    nodes::{self, Eyes, Means},
+};
 use domain::{
     Error, Result,
     deployment::{Kind, Phase},
-    id::{NodeId, VersionId},
-    place,
+    id::{AccountId, NodeId, VersionId},
+    place::{self, Candidate, Need},
 };
 use std::{
     collections::HashSet,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
-use store::{deployments::Deployment, nodes::Node, versions::Version};
+use store::{
+    deployments::Deployment, envelopes::Wanted, leases::Lease, nodes::Node, versions::Version,
+};
 
 /// What a phase works on.
 pub(crate) struct Job {
@@ -32,9 +39,24 @@ pub(crate) struct Job {
     /// `None` for a deletion.
     pub version: Option<Version>,
     pub notes: Notes,
+    /// Without it, a deployment's own: it has the word over its agent. With it, orders are written only while it is held.
+    pub fence: Option<Lease>,
+    eyes: Eyes,
 }
 
 impl Job {
+    pub fn new(driver: &Driver, deployment: Deployment, version: Option<Version>) -> Self {
+        Self {
+            deps: driver.deps().clone(),
+            config: driver.config().clone(),
+            deployment,
+            version,
+            notes: Notes::default(),
+            fence: None,
+            eyes: driver.eyes().clone(),
+        }
+    }
+
     fn version(&self) -> Result<&Version> {
         self.version
             .as_ref()
@@ -45,11 +67,50 @@ impl Job {
         self.deployment.kind == Kind::Delete
     }
 
-    fn means(&self) -> (&Deps, &Config) {
-        (&self.deps, &self.config)
+    fn means(&self) -> Means<'_> {
+        Means {
+            deps: &self.deps,
+            config: &self.config,
+            eyes: &self.eyes,
+        }
     }
 
-    /// Nodes that shall host the version: where it is already, else where its agent is and there is room, else the roomiest.
+    /// Writes what a node shall run; gives the order's generation.
+    async fn place(&self, account: &AccountId, node: &NodeId, wanted: &Wanted<'_>) -> Result<i64> {
+        let store = &self.deps.store;
+        let Some(lease) = &self.fence else {
+            return store.place(account, node, wanted, store.now()).await;
+        };
+        let placed = store
+            .place_under(lease, (account, node), wanted, store.now())
+            .await?;
+        placed.ok_or_else(|| {
+            Error::conflict("another deployer, or a deployment, decides over this version now")
+        })
+    }
+
+    fn need(&self) -> Result<Need<'_>> {
+        let spec = &self.version()?.spec;
+        Ok(Need {
+            environment: spec.environment.as_str(),
+            memory_mb: u64::from(spec.configuration.memory_limit_mb),
+            nodes: place::nodes(provision::bounds(&spec.scaling).0),
+        })
+    }
+
+    /// Why there is no node for it.
+    fn nowhere(&self, candidates: &[Candidate]) -> String {
+        match self.need() {
+            Ok(need) if candidates.iter().any(|one| one.open) => format!(
+                "no executor takes agents of environment {}; start one with the label {}={0}, or one without",
+                need.environment,
+                place::ENVIRONMENT
+            ),
+            Ok(_) | Err(_) => "no executor is alive".to_owned(),
+        }
+    }
+
+    /// Nodes that shall host the version: where it is already, else where its agent is and there is room, else others.
     async fn hosts(&self) -> Result<Vec<Node>> {
         let version = self.version()?;
         let store = &self.deps.store;
@@ -57,47 +118,34 @@ impl Job {
             .envelopes_of_agent(&version.account, &version.incarnation)
             .await?;
         let nodes = store.nodes().await?;
-        let free = |node: &Node| {
-            node.capacity
-                .memory_mb
-                .saturating_sub(node.capacity.promised_mb)
+        let candidates = nodes::candidates(self.means(), &nodes);
+        let need = self.need()?;
+        let of = |fits: &dyn Fn(&Candidate) -> bool, hosts: Vec<&NodeId>| -> Vec<NodeId> {
+            let known = candidates
+                .iter()
+                .filter(|one| one.stays && fits(one) && hosts.contains(&&one.node_id));
+            known.map(|one| one.node_id.clone()).collect()
         };
-        let candidates: Vec<place::Candidate> = nodes
-            .iter()
-            .map(|node| place::Candidate {
-                node_id: node.id.clone(),
-                alive: nodes::is_alive(node, &self.config, store.now()),
-                free_mb: free(node),
-            })
-            .collect();
-        let own: Vec<NodeId> = placed
+        let own = placed
             .iter()
             .filter(|placed| placed.envelope.version_id == version.id)
-            .map(|placed| placed.node_id.clone())
-            .collect();
-        let need = u64::from(version.spec.configuration.memory_limit_mb);
-        let roomy = |id: &NodeId| {
-            nodes
-                .iter()
-                .any(|node| node.id == *id && free(node) >= need)
-        };
-        let agents: Vec<NodeId> = placed
-            .iter()
-            .map(|placed| placed.node_id.clone())
-            .filter(roomy)
-            .collect();
-        let hosting = if candidates
-            .iter()
-            .any(|c| c.alive && own.contains(&c.node_id))
-        {
-            own
-        } else {
-            agents
-        };
-        let chosen = place::choose(&candidates, &hosting);
-        if chosen.is_empty() {
-            return Err(Error::unavailable("no executor is alive"));
+            .map(|placed| &placed.node_id);
+        let mut hosting = of(&|_| true, own.collect());
+        if hosting.is_empty() {
+            // The phases before have built its environment there.
+            let chosen = self.notes.hosts();
+            hosting = of(&|_| true, chosen.iter().collect());
         }
+        if hosting.is_empty() {
+            let agents = placed.iter().map(|placed| &placed.node_id);
+            hosting = of(&|one| one.has_room(need), agents.collect());
+        }
+        let chance = chance::of(self.deployment.id.as_str());
+        let chosen = place::choose(&candidates, &hosting, need, chance);
+        if chosen.is_empty() {
+            return Err(Error::unavailable(self.nowhere(&candidates)));
+        }
+        self.notes.noted().hosts.clone_from(&chosen);
         Ok(nodes
             .into_iter()
             .filter(|node| chosen.contains(&node.id))
@@ -115,6 +163,7 @@ struct Noted {
     waiting: Option<String>,
     newer: Option<String>,
     packaged: HashSet<(NodeId, VersionId)>,
+    hosts: Vec<NodeId>,
 }
 
 impl Notes {
@@ -137,6 +186,10 @@ impl Notes {
 
     pub fn waiting(&self) -> Option<String> {
         self.noted().waiting.clone()
+    }
+
+    fn hosts(&self) -> Vec<NodeId> {
+        self.noted().hosts.clone()
     }
 
     pub fn overtaken_by(&self, newer: Option<String>) {

@@ -24,21 +24,14 @@ pub async fn run(job: &Job) -> Result<()> {
     let (min, max) = bounds(&version.spec.scaling);
     for (at, node) in hosts.iter().enumerate() {
         let (min, max) = share(min, max, at, hosts.len());
-        let store = &job.deps.store;
+        let wanted = Wanted {
+            version_id: &version.id,
+            state: envelope::State::Serving,
+            min_instances: min,
+            max_instances: max,
+        };
         // A new generation every time: with it the executor proves anew that the agent starts.
-        let generation = store
-            .place(
-                &version.account,
-                &node.id,
-                &Wanted {
-                    version_id: &version.id,
-                    state: envelope::State::Serving,
-                    min_instances: min,
-                    max_instances: max,
-                },
-                store.now(),
-            )
-            .await?;
+        let generation = job.place(&version.account, &node.id, &wanted).await?;
         nodes::ensure(job.means(), node, &version.account, &version.id, generation).await?;
         job.notes.say(format!(
             "executor {} keeps {min} to {max} instances",
@@ -109,7 +102,7 @@ fn refusal(job: &Job, look: &v1::InspectReply) -> Result<Option<Error>> {
 }
 
 /// Without scaling the number is fixed.
-fn bounds(scaling: &Scaling) -> (u32, u32) {
+pub fn bounds(scaling: &Scaling) -> (u32, u32) {
     if scaling.enabled {
         (scaling.min_instances, scaling.max_instances.max(1))
     } else {
@@ -119,7 +112,7 @@ fn bounds(scaling: &Scaling) -> (u32, u32) {
 }
 
 /// One node's part of an envelope: the first ones take what is left over, and nobody's maximum is zero.
-fn share(min: u32, max: u32, at: usize, of: usize) -> (u32, u32) {
+pub fn share(min: u32, max: u32, at: usize, of: usize) -> (u32, u32) {
     let (at, of) = (
         u32::try_from(at).unwrap_or(0),
         u32::try_from(of).unwrap_or(1).max(1),

@@ -43,21 +43,14 @@ pub async fn run(job: &Job) -> Result<()> {
 }
 
 /// Takes no new work from now on.
-async fn begin(job: &Job, placed: &Placed) -> Result<()> {
+pub async fn begin(job: &Job, placed: &Placed) -> Result<()> {
     let version = &placed.envelope.version_id;
     let mut generation = placed.envelope.generation;
     if placed.envelope.state != envelope::State::Retiring {
-        let store = &job.deps.store;
-        generation = store
-            .place(
-                &placed.account,
-                &placed.node_id,
-                &Wanted::ending(version, envelope::State::Retiring),
-                store.now(),
-            )
-            .await?;
+        let wanted = Wanted::ending(version, envelope::State::Retiring);
+        generation = job.place(&placed.account, &placed.node_id, &wanted).await?;
     }
-    if let Some(node) = nodes::alive(&job.deps, &job.config, &placed.node_id).await?
+    if let Some(node) = nodes::alive(job.means(), &placed.node_id).await?
         && let Err(error) =
             nodes::ensure(job.means(), &node, &placed.account, version, generation).await
     {
@@ -67,7 +60,7 @@ async fn begin(job: &Job, placed: &Placed) -> Result<()> {
 }
 
 /// The longest that anything of these versions may still run.
-async fn bound(job: &Job, others: &[Placed]) -> Result<Duration> {
+pub async fn bound(job: &Job, others: &[Placed]) -> Result<Duration> {
     let mut longest = Duration::ZERO;
     for placed in others {
         let store = &job.deps.store;
@@ -82,13 +75,13 @@ async fn bound(job: &Job, others: &[Placed]) -> Result<Duration> {
 }
 
 #[derive(PartialEq, Eq)]
-enum Drained {
+pub enum Drained {
     Empty,
     /// A newer deployment waits and retires what is left: it need not wait for the same executions.
     Overtaken,
 }
 
-async fn drained(
+pub async fn drained(
     job: &Job,
     placed: &Placed,
     heard_by: Instant,
@@ -97,7 +90,7 @@ async fn drained(
     let mut pace = Pace::new();
     let mut silent = None;
     loop {
-        let Some(node) = nodes::alive(&job.deps, &job.config, &placed.node_id).await? else {
+        let Some(node) = nodes::alive(job.means(), &placed.node_id).await? else {
             return Ok(Drained::Empty);
         };
         let version = &placed.envelope.version_id;

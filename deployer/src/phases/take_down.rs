@@ -5,7 +5,7 @@ use crate::nodes;
 use domain::{Result, envelope};
 use store::envelopes::{Placed, Wanted};
 
-/// Lets go of the version everywhere, unless callers are routed to it. What cannot be reached reads its rows at its start.
+/// Lets go of the version everywhere, unless callers are routed to it. What cannot be reached reads its rows with its next beat.
 pub(crate) async fn take_down(job: &Job) {
     if let Err(error) = all(job).await {
         tracing::warn!(error = ?error, deployment.id = %job.deployment.id, "a version that shall not run could not be taken down everywhere");
@@ -37,16 +37,9 @@ async fn all(job: &Job) -> Result<()> {
 /// The row first; the order only where somebody can hear it.
 pub(crate) async fn let_go(job: &Job, placed: &Placed) -> Result<()> {
     let version = &placed.envelope.version_id;
-    let store = &job.deps.store;
-    let generation = store
-        .place(
-            &placed.account,
-            &placed.node_id,
-            &Wanted::ending(version, envelope::State::Retired),
-            store.now(),
-        )
-        .await?;
-    if let Some(node) = nodes::alive(&job.deps, &job.config, &placed.node_id).await?
+    let wanted = Wanted::ending(version, envelope::State::Retired);
+    let generation = job.place(&placed.account, &placed.node_id, &wanted).await?;
+    if let Some(node) = nodes::alive(job.means(), &placed.node_id).await?
         && let Err(error) =
             nodes::ensure(job.means(), &node, &placed.account, version, generation).await
     {

@@ -1,7 +1,7 @@
 //! An executor that runs nothing: it keeps what it was told, and answers as a case scripts it.
 
 use domain::{
-    envelope::State,
+    envelope::{Envelope, State},
     execution::{Failure, FailureCode, FailurePhase},
     id::{NodeId, VersionId},
 };
@@ -35,7 +35,7 @@ pub struct Script {
 #[derive(Debug, Default)]
 struct Told {
     scripts: HashMap<VersionId, Script>,
-    envelopes: HashMap<VersionId, (i64, State)>,
+    envelopes: HashMap<VersionId, Envelope>,
     packages: u32,
     locks: Vec<String>,
 }
@@ -85,7 +85,7 @@ impl Fake {
     }
 
     pub fn state(&self, version: &VersionId) -> Option<State> {
-        self.told().envelopes.get(version).map(|(_, state)| *state)
+        self.told().envelopes.get(version).map(|one| one.state)
     }
 
     pub fn packages(&self) -> u32 {
@@ -102,9 +102,25 @@ impl Fake {
     }
 
     pub async fn reached(&self, call: &'static str) {
+        self.reached_within(call, Duration::from_secs(10)).await;
+    }
+
+    /// It has been told of `state`.
+    pub async fn reached_state(&self, version: &VersionId, state: State) {
+        let told = async {
+            while self.state(version) != Some(state) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(25), told)
+            .await
+            .unwrap_or_else(|_| panic!("not told of {state}; it is {:?}", self.state(version)));
+    }
+
+    pub async fn reached_within(&self, call: &'static str, within: Duration) {
         let mut reached = self.reached.subscribe();
         let waited = reached.wait_for(|at| *at == Some(call));
-        tokio::time::timeout(Duration::from_secs(10), waited)
+        tokio::time::timeout(within, waited)
             .await
             .unwrap_or_else(|_| panic!("{call} was not reached"))
             .expect("the sender is here");
@@ -182,12 +198,11 @@ impl Executor for Fake {
             .map_err(|error| proto::status::to_status(&error))?
             .ok_or_else(|| Status::not_found("no envelope"))?;
         let mut told = self.told();
-        let known = told.envelopes.get(&version).map_or(0, |(known, _)| *known);
+        let known = told.envelopes.get(&version).map_or(0, |one| one.generation);
         if request.generation < known {
             return Err(Status::aborted("an older generation"));
         }
-        told.envelopes
-            .insert(version, (request.generation, placed.envelope.state));
+        told.envelopes.insert(version, placed.envelope);
         Ok(Response::new(v1::EnsureReply {}))
     }
 
@@ -196,6 +211,11 @@ impl Executor for Fake {
         request: Request<v1::InspectRequest>,
     ) -> Result<Response<v1::InspectReply>, Status> {
         let version = version(&request.into_inner().version_id)?;
+        let least = self
+            .told()
+            .envelopes
+            .get(&version)
+            .map(|one| one.min_instances);
         let state = self.state(&version).unwrap_or(State::Retired);
         let call = if state == State::Retiring {
             "drain"
@@ -220,7 +240,12 @@ impl Executor for Fake {
         };
         Ok(Response::new(v1::InspectReply {
             state: state.as_str().into(),
-            instances: vec![instance; usize::from(state != State::Retired)],
+            instances: match state {
+                State::Retired => Vec::new(),
+                State::Serving | State::Retiring => {
+                    vec![instance; least.unwrap_or(0).max(1) as usize]
+                }
+            },
             in_flight: if state == State::Retired {
                 0
             } else {

@@ -2,5 +2,6 @@
 
 mod crashes;
 mod fake;
+mod keep;
 mod road;
 mod world;

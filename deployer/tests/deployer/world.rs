@@ -34,10 +34,13 @@ pub struct World {
     pub agent: AgentId,
     pub incarnation: String,
     pub node: NodeId,
+    /// Another executor; nobody hears of it before [`World::beat_second`].
+    pub second: (NodeId, Fake),
     directory: PathBuf,
 }
 
 pub const ADDRESS: &str = "memory:executor";
+pub const SECOND: &str = "memory:second";
 
 pub fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
@@ -61,7 +64,10 @@ impl World {
         };
         let node = NodeId::from_uuid(Uuid::now_v7());
         let fake = Fake::new(store.clone(), node.clone());
+        let second = NodeId::from_uuid(Uuid::now_v7());
+        let second = (second.clone(), Fake::new(store.clone(), second));
         let world = Self {
+            second,
             deps,
             fake,
             config: Config {
@@ -80,14 +86,25 @@ impl World {
 
     /// The node was heard of `ahead_s` from now: it lives for long, or is dead already.
     pub async fn beat(&self, address: &str, ahead_s: i64) {
+        let capacity = Capacity {
+            memory_mb: 4096,
+            ..Capacity::default()
+        };
+        self.beat_with(address, ahead_s, capacity).await;
+    }
+
+    pub async fn beat_second(&self, ahead_s: i64) {
+        self.beat(SECOND, ahead_s).await;
+    }
+
+    pub async fn beat_with(&self, address: &str, ahead_s: i64, capacity: Capacity) {
+        let second = address == SECOND;
+        let id = if second { &self.second.0 } else { &self.node };
         let node = Node {
-            id: self.node.clone(),
+            id: id.clone(),
             boot_id: BootId::from_uuid(Uuid::now_v7()),
             address: address.to_owned(),
-            capacity: Capacity {
-                memory_mb: 4096,
-                ..Capacity::default()
-            },
+            capacity,
             started_at: now(),
             heartbeat_at: Timestamp(now().0 + ahead_s * 1000),
         };
@@ -98,7 +115,7 @@ impl World {
         // A process has connections of its own.
         let (config, mut deps) = (self.config.clone(), self.deps.clone());
         deps.peers = Peers::default();
-        let fake = self.fake.clone();
+        let (fake, second) = (self.fake.clone(), self.second.1.clone());
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -108,6 +125,7 @@ impl World {
         let token = stop.clone();
         let served = runtime.spawn(async move {
             fake.serve(deps.peers.open("executor").await.expect("a door"));
+            second.serve(deps.peers.open("second").await.expect("a door"));
             let deployer = deployer::bind(config, deps).await.expect("binds");
             deployer.serve(token).await.expect("serves");
         });
