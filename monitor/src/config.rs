@@ -12,11 +12,7 @@ pub struct Config {
     pub probe: Duration,
     /// For how long an answer about the whole system is given again.
     pub system_cache: Duration,
-    /// Since its last sign of life: then an executor is degraded.
-    pub late_after: Duration,
-    /// And then it is dead.
-    pub dead_after: Duration,
-    /// And then it is no part of the system any more: its host was taken away.
+    /// Since its last sign of life: then an executor is no part of the system any more, its host was taken away.
     pub forgotten_after: Duration,
     /// Executions, log lines and instances that ended longer ago are deleted.
     pub retention: Duration,
@@ -31,8 +27,6 @@ impl Default for Config {
             slice: 20_000,
             probe: Duration::from_secs(1),
             system_cache: Duration::from_secs(1),
-            late_after: Duration::from_secs(10),
-            dead_after: Duration::from_secs(15),
             forgotten_after: Duration::from_secs(3600),
             retention: Duration::from_secs(30 * 24 * 3600),
             first_purge_after: Duration::from_secs(60),

@@ -1,6 +1,6 @@
 //! Questions to calls: what comes over the wire is checked, and errors become statuses.
 
-use crate::{Config, Deps, Meter, query, summarize, system::System};
+use crate::{Config, Deps, Meter, look::Eyes, query, summarize, system::System};
 use domain::{
     Result, Timestamp,
     id::{AccountId, AgentId, VersionId},
@@ -28,9 +28,9 @@ pub struct Service {
 }
 
 impl Service {
-    pub fn new(config: Config, deps: Deps, meter: Meter) -> Self {
+    pub fn new(config: Config, deps: Deps, meter: Meter, eyes: Eyes) -> Self {
         Self {
-            system: System::new(config.clone(), deps.clone()),
+            system: System::new(config.clone(), deps.clone(), eyes),
             config,
             deps,
             meter,

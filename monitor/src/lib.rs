@@ -5,6 +5,7 @@
 
 mod config;
 mod grpc;
+mod look;
 mod meter;
 mod query;
 mod retain;
@@ -66,11 +67,18 @@ impl Monitor {
 
     /// Returns when `stop` was asked for and what was being answered is answered.
     pub async fn serve(self, stop: CancellationToken) -> Result<()> {
-        let service = grpc::Service::new(self.config.clone(), self.deps.clone(), self.meter);
+        let eyes = look::Eyes::default();
+        let (config, deps) = (self.config.clone(), self.deps.clone());
+        let service = grpc::Service::new(config, deps, self.meter, eyes.clone());
         let service = MonitorServer::new(service).max_encoding_message_size(grpc::ANSWER_BYTES);
         let names = [SERVICE_NAME];
         let served = self.door.serve(Routes::new(service), &names, stop.clone());
-        let (served, ()) = tokio::join!(served, retain::run(&self.config, &self.deps.store, &stop));
+        let store = &self.deps.store;
+        let (served, (), ()) = tokio::join!(
+            served,
+            retain::run(&self.config, store, &stop),
+            eyes.run(store, &stop)
+        );
         served
     }
 }

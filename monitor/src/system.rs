@@ -2,8 +2,8 @@
 
 mod host;
 
-use crate::{Config, Deps};
-use domain::{Result, Timestamp, health::Health, id::AccountId};
+use crate::{Config, Deps, look::Eyes};
+use domain::{Result, Timestamp, health::Health, id::AccountId, liveness::Liveness};
 use host::Host;
 use proto::v1::{Component, NodeLevel, SystemReply};
 use std::{
@@ -23,6 +23,7 @@ const LOG_WINDOW: Duration = Duration::from_secs(10);
 pub struct System {
     config: Config,
     deps: Deps,
+    eyes: Eyes,
     host: Host,
     known: Mutex<HashMap<AccountId, (Instant, SystemReply)>>,
     /// One looks, the others wait for what it saw.
@@ -30,10 +31,11 @@ pub struct System {
 }
 
 impl System {
-    pub fn new(config: Config, deps: Deps) -> Self {
+    pub fn new(config: Config, deps: Deps, eyes: Eyes) -> Self {
         Self {
             config,
             deps,
+            eyes,
             host: Host::new(),
             known: Mutex::default(),
             looking: Semaphore::new(1),
@@ -83,6 +85,7 @@ impl System {
         let nodes: Vec<Node> = nodes
             .unwrap_or_default()
             .into_iter()
+            .filter(|node| !node.capacity.left)
             .filter(|node| at.since(node.heartbeat_at) < self.config.forgotten_after)
             .collect();
         let mut components = vec![
@@ -138,22 +141,30 @@ impl System {
     /// Its beat says that it lives, its answer that it can be reached.
     async fn executor(&self, node: &Node) -> Component {
         let at = self.deps.store.now();
-        let silent = at.since(node.heartbeat_at);
+        let silent = at.since(node.heartbeat_at).as_secs();
+        let liveness = node.judge(self.eyes.sight(), at);
         let name = format!("executor/{}", node.id);
-        if silent >= self.config.dead_after {
+        if liveness == Liveness::Lost {
             return Component {
                 name,
                 status: Health::Unhealthy.as_str().into(),
                 response_ms: None,
                 checked_at_ms: at.0,
-                message: format!("has not been heard of for {} s", silent.as_secs()),
+                message: format!("has not been heard of for {silent} s"),
             };
         }
         let asked = timed(self.config.probe, self.ask(node)).await;
         let mut component = component(&name, &asked, at);
-        if asked.is_ok() && silent >= self.config.late_after {
+        let word = match liveness {
+            Liveness::Late => format!("answers, and has not beaten for {silent} s"),
+            Liveness::Alive | Liveness::Lost if node.capacity.draining => {
+                "answers, and is leaving".to_owned()
+            }
+            Liveness::Alive | Liveness::Lost => return component,
+        };
+        if asked.is_ok() {
             component.status = Health::Degraded.as_str().into();
-            component.message = format!("answers, and has not beaten for {} s", silent.as_secs());
+            component.message = word;
         }
         component
     }
