@@ -2,6 +2,7 @@
 //! Reconnects for ever; consumers that disappear are made again. JetStream acknowledges before it
 //! syncs to disk, so a row stands behind every durable message here too.
 
+mod address;
 mod config;
 mod lease;
 mod pull;
@@ -19,7 +20,7 @@ use std::{
 };
 
 use async_nats::{
-    ConnectOptions, ServerAddr,
+    ConnectOptions,
     jetstream::{self, Context},
 };
 pub use config::Config;
@@ -66,25 +67,15 @@ struct Inner {
 impl Bus {
     pub(crate) async fn connect(config: Config) -> Result<Self> {
         let (reconnected, reconnections) = watch::channel(0);
-        let addresses = config
-            .servers
-            .iter()
-            .map(|server| {
-                server
-                    .parse::<ServerAddr>()
-                    .map_err(|error| Error::Setup(format!("{server}: {error}")))
-            })
-            .collect::<Result<Vec<_>>>()?;
+        let addresses = address::parse(&config.servers)?;
         let meter = Meter::default();
-        let client = options(&config, reconnected, meter.reconnections.clone())
-            .await?
+        let options = options(&config, reconnected, meter.reconnections.clone()).await?;
+        let client = address::log_in(options, &addresses)
             .connect(addresses.as_slice())
             .await
             .map_err(|error| {
-                Error::Unavailable(format!(
-                    "cannot connect to {}: {error}",
-                    config.servers.join(", ")
-                ))
+                let shown = address::shown(&addresses);
+                Error::Unavailable(format!("cannot connect to {shown}: {error}"))
             })?;
         let context = jetstream::context::ContextBuilder::new()
             .timeout(config.server_timeout)
