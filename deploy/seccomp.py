@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Writes deploy/seccomp.json, the filter that executors run under: `deploy/seccomp.py >deploy/seccomp.json`.
 
-An allow-list: what the kernel headers of Debian (linux-libc-dev) name, less what is denied below. The usual profiles of Docker and of
-containerd refuse what the sandbox is made of (clone with new namespaces, mount, pivot_root); this one grants that and is otherwise about
-as strict. It names no capability, so that Docker and the kubelet read it alike. What it does not know fails with ENOSYS, so that C
-libraries fall back to an older call; what it denies fails with EPERM.
+An allow-list: what the kernel headers of Debian (linux-libc-dev) name, less what is denied below. The usual profiles
+of Docker and of containerd refuse what the sandbox is made of (clone with new namespaces, mount, pivot_root); this
+one grants that and is otherwise about as strict. It names no capability, so that Docker and the kubelet read it
+alike. What it does not know fails with ENOSYS, so that C libraries fall back to an older call; what it denies fails
+with EPERM.
 """
 
 import json
@@ -17,12 +18,13 @@ AF_VSOCK = 40
 
 DENIED = {
     "changes the host: modules, boot, clock, swap, quotas": (
-        "init_module finit_module delete_module create_module kexec_load kexec_file_load reboot swapon swapoff acct quotactl quotactl_fd "
-        "settimeofday stime clock_settime clock_settime64 clock_adjtime clock_adjtime64 adjtimex iopl ioperm vhangup setdomainname nfsservctl"
+        "init_module finit_module delete_module create_module kexec_load kexec_file_load reboot swapon swapoff acct "
+        "quotactl quotactl_fd settimeofday stime clock_settime clock_settime64 clock_adjtime clock_adjtime64 adjtimex "
+        "iopl ioperm vhangup setdomainname nfsservctl"
     ),
     "looks into other processes or the kernel": (
-        "ptrace process_vm_readv process_vm_writev process_madvise pidfd_getfd kcmp perf_event_open bpf syslog lookup_dcookie "
-        "listmount statmount listns lsm_set_self_attr lsm_get_self_attr lsm_list_modules"
+        "ptrace process_vm_readv process_vm_writev process_madvise pidfd_getfd kcmp perf_event_open bpf syslog "
+        "lookup_dcookie listmount statmount listns lsm_set_self_attr lsm_get_self_attr lsm_list_modules"
     ),
     "keyrings are not bounded by namespaces": "add_key request_key keyctl",
     "much of the kernel behind one call": (
@@ -31,7 +33,10 @@ DENIED = {
     ),
     "the sandbox is made by clone, and left by nobody": "unshare setns chroot",
     "NUMA placement": "mbind get_mempolicy set_mempolicy set_mempolicy_home_node migrate_pages move_pages",
-    "of another time": "uselib ustat sysfs _sysctl modify_ldt get_kernel_syms query_module getpmsg putpmsg afs_syscall tuxcall security vserver",
+    "of another time": (
+        "uselib ustat sysfs _sysctl modify_ldt get_kernel_syms query_module getpmsg putpmsg afs_syscall tuxcall "
+        "security vserver"
+    ),
 }
 # Decided by their arguments.
 SPECIAL = {"clone3", "personality", "socket"}
@@ -54,11 +59,21 @@ def main() -> None:
         {"names": sorted(denied), "action": "SCMP_ACT_ERRNO", "errnoRet": EPERM},
         # A filter cannot look behind its pointer, and callers know how to do with clone.
         {"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": ENOSYS},
-        {"names": ["socket"], "action": "SCMP_ACT_ALLOW", "args": [{"index": 0, "value": AF_VSOCK, "op": "SCMP_CMP_NE"}]},
+        {
+            "names": ["socket"],
+            "action": "SCMP_ACT_ALLOW",
+            "args": [{"index": 0, "value": AF_VSOCK, "op": "SCMP_CMP_NE"}],
+        },
     ]
     # Linux itself, and asking what it is.
     for persona in (0, 0xFFFFFFFF):
-        rules.append({"names": ["personality"], "action": "SCMP_ACT_ALLOW", "args": [{"index": 0, "value": persona, "op": "SCMP_CMP_EQ"}]})
+        rules.append(
+            {
+                "names": ["personality"],
+                "action": "SCMP_ACT_ALLOW",
+                "args": [{"index": 0, "value": persona, "op": "SCMP_CMP_EQ"}],
+            }
+        )
     profile = {
         "defaultAction": "SCMP_ACT_ERRNO",
         "defaultErrnoRet": ENOSYS,
