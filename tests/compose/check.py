@@ -26,7 +26,7 @@ Json = Any
 
 def main() -> int:
     compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
-    faults: list[str] = []
+    faults = subject_faults()
     for name, service in compose["services"].items():
         faults += [f"{name}: {fault}" for fault in service_faults(name, service, compose)]
     faults += pin_faults(compose)
@@ -109,6 +109,31 @@ def pin_faults(compose: Json) -> list[str]:
         if not re.search(r":\d+\.\d+", stage):
             faults.append(f"Dockerfile: not pinned: {stage}")
     return faults
+
+
+def subject_faults() -> list[str]:
+    """Every subject of the bus may be published by somebody, and heard by somebody unless a stream takes it."""
+    conf = (DEPLOY / "nats/nats.conf").read_text()
+    may: dict[str, list[str]] = {}
+    for verb, allowed in re.findall(r"(publish|subscribe): \{ allow: \[(.*?)\]", conf, re.DOTALL):
+        may.setdefault(verb, []).extend(re.findall(r'"([^"]+)"', allowed))
+    grammar = re.findall(r'^\s+"(phalanx\.v1\.[^"]+)",$', (ROOT / "bus/src/subject.rs").read_text(), re.MULTILINE)
+    faults = [] if len(grammar) > 5 else ["the grammar of subjects was not found in bus/src/subject.rs"]
+    for subject in grammar:
+        verbs = ["publish"] if subject.split(".")[3] in ("work", "deploy", "dead") else ["publish", "subscribe"]
+        faults += [f"nats.conf lets nobody {v} {subject}" for v in verbs if not any(fits(p, subject) for p in may[v])]
+    return faults
+
+
+def fits(pattern: str, subject: str) -> bool:
+    """NATS' wildcards: * is one token, > at the end is one or more."""
+    wanted, tokens = pattern.split("."), subject.split(".")
+    if wanted[-1] == ">":
+        wanted.pop()
+        if len(tokens) <= len(wanted):
+            return False
+        tokens = tokens[: len(wanted)]
+    return len(wanted) == len(tokens) and all(w in ("*", t) for w, t in zip(wanted, tokens, strict=True))
 
 
 def dashboard_faults() -> list[str]:

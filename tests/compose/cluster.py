@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -326,17 +327,31 @@ def deployment_goes_on(service: str, agent: str) -> None:
     until(f"{agent} answers", lambda: execute(agent, {"seconds": 0, "number": 7})["result"]["output"] == 7)
 
 
-def is_watched() -> None:
+def prometheus(path: str, **parameters: str) -> Json:
     where = address(containers("prometheus")[0], "core")
+    url = f"http://{where}:9090/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return json.loads(answer.read())["data"]
+    except urllib.error.HTTPError as e:
+        raise Failed(f"Prometheus, asked for {parameters}: {e.read().decode(errors='replace')[:300]}") from None
 
+
+def is_watched() -> None:
     def targets() -> bool:
-        with urllib.request.urlopen(f"http://{where}:9090/api/v1/targets?state=active", timeout=5) as answer:
-            found = json.loads(answer.read())["data"]["activeTargets"]
+        found = prometheus("targets", state="active")["activeTargets"]
         up = sorted(t["labels"]["job"] for t in found if t["health"] == "up")
         check(up == sorted(role for role in ROLES for _ in range(REPLICAS[role])), f"up: {up}")
         return True
 
     until("Prometheus scrapes every replica of every role", targets)
+    rules = prometheus("rules")["groups"]
+    check(sum(len(group["rules"]) for group in rules) > 0, "Prometheus has no alerts")
+    dashboard = json.loads((ROOT / "deploy/grafana/dashboards/phalanx.json").read_text())
+    asked = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])]
+    for query in asked:
+        prometheus("query", query=query.replace("$__rate_interval", "1m"))
+    check(len(asked) > 0, "the dashboard asks nothing")
 
 
 def leaves_orderly() -> None:
