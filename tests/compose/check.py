@@ -31,6 +31,7 @@ def main() -> int:
         faults += [f"{name}: {fault}" for fault in service_faults(name, service, compose)]
     faults += pin_faults(compose)
     faults += dashboard_faults()
+    faults += figure_faults()
     for fault in faults:
         print(f"compose: {fault}", file=sys.stderr)
     print(f"compose.yaml: {len(compose['services'])} services, {len(faults)} faults")
@@ -152,6 +153,21 @@ def dashboard_faults() -> list[str]:
             if cells & taken or at["x"] + at["w"] > 24:
                 faults.append(f"{path.name}: {panel['title']} lies over another panel")
             taken |= cells
+    return faults
+
+
+def figure_faults() -> list[str]:
+    """What dashboards, alerts and the autoscaler ask for is counted by a role, under that name."""
+    counted: set[str] = set()
+    for source in ROOT.glob("*/src/**/*.rs"):
+        counted |= set(re.findall(r'"(?:# HELP )?((?:phalanx|process)_[a-z_]+)[" ]', source.read_text()))
+    faults = []
+    asking = [*(DEPLOY / "grafana/dashboards").glob("*.json"), DEPLOY / "alerts.yaml"]
+    for path in [*asking, DEPLOY / "kubernetes/components/queue-scaling/kustomization.yaml"]:
+        for name in sorted(set(re.findall(r"\b(?:phalanx|process)_[a-z_]+", path.read_text()))):
+            family = re.sub(r"_(bucket|sum|count|total)$", "", name)
+            if not {name, family, family.removesuffix("_seconds")} & counted:
+                faults.append(f"{path.name} asks for {name}, which nobody counts")
     return faults
 
 

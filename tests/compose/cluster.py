@@ -353,6 +353,12 @@ def is_watched() -> None:
         prometheus("query", query=query.replace("$__rate_interval", "1m"))
     check(len(asked) > 0, "the dashboard asks nothing")
 
+    def counted() -> bool:
+        sums = prometheus("query", query='sum(phalanx_executions_total{status="completed"})')["result"]
+        return bool(sums and float(sums[0]["value"][1]) > 0)
+
+    until("Prometheus has the executions", counted)
+
 
 def leaves_orderly() -> None:
     start = time.monotonic()
