@@ -14,6 +14,7 @@
 
 mod error;
 mod events;
+pub mod link;
 pub mod memory;
 mod message;
 mod meter;
@@ -28,6 +29,7 @@ use std::time::Duration;
 
 pub use error::{Error, Result};
 pub use events::{Event, Events};
+pub use link::Link;
 pub use message::{Headers, Limits, Message};
 pub use meter::Meter;
 pub use requests::{Request, Requests};
@@ -108,6 +110,11 @@ impl Bus {
     /// The newest dead letters of a subject, oldest first, at most [`Limits::dead`].
     pub async fn dead_letters(&self, subject: &Subject) -> Result<Vec<DeadLetter>> {
         on!(self, engine => engine.dead_letters(subject).await)
+    }
+
+    /// The connection to the server.
+    pub fn link(&self) -> Link {
+        on!(self, engine => engine.link())
     }
 
     /// One round trip to the server, streams included.

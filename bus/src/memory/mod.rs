@@ -28,6 +28,7 @@ use self::{queue::Queue, routes::Routes};
 use crate::{
     error::{Error, Result},
     events::{self, Events, Ring},
+    link::{self, Link},
     message::{Limits, Message},
     meter::Meter,
     requests::{self, Requests},
@@ -46,6 +47,7 @@ struct Inner {
     next_id: AtomicU64,
     stop: CancellationToken,
     meter: Meter,
+    link: (tokio::sync::watch::Sender<link::State>, Link),
 }
 
 struct Subscriber {
@@ -55,6 +57,10 @@ struct Subscriber {
 }
 
 impl Bus {
+    pub(crate) fn link(&self) -> Link {
+        self.0.link.1.clone()
+    }
+
     pub(crate) fn new(limits: Limits) -> Self {
         Self(Arc::new(Inner {
             limits,
@@ -64,6 +70,7 @@ impl Bus {
             next_id: AtomicU64::new(0),
             stop: CancellationToken::new(),
             meter: Meter::default(),
+            link: Link::unbreakable(),
         }))
     }
 

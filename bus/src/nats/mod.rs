@@ -38,6 +38,7 @@ use self::serve::Courier;
 use crate::{
     error::{Error, Result},
     events::{self, Events, Ring},
+    link::{self, Link},
     message::{Limits, Message},
     meter::Meter,
     requests::{self, Requests},
@@ -47,6 +48,8 @@ use crate::{
 
 /// For the tasks of the bus to end when it is drained.
 const DRAIN: Duration = Duration::from_secs(10);
+/// A server that froze, or a cable that was pulled, says nothing.
+const PING_EVERY: Duration = Duration::from_secs(5);
 const RECONNECT_MIN: Duration = Duration::from_millis(50);
 const RECONNECT_MAX: Duration = Duration::from_secs(4);
 
@@ -60,6 +63,7 @@ struct Inner {
     server_timeout: Duration,
     /// Counts reconnections, so that a worker knows that the server has forgotten its pull.
     reconnections: watch::Receiver<u64>,
+    link: Link,
     stop: CancellationToken,
     meter: Meter,
 }
@@ -67,9 +71,10 @@ struct Inner {
 impl Bus {
     pub(crate) async fn connect(config: Config) -> Result<Self> {
         let (reconnected, reconnections) = watch::channel(0);
+        let (broken, link) = Link::unbreakable();
         let addresses = address::parse(&config.servers)?;
         let meter = Meter::default();
-        let options = options(&config, reconnected, meter.reconnections.clone()).await?;
+        let options = options(&config, (reconnected, broken), meter.reconnections.clone()).await?;
         let client = address::log_in(options, &addresses)
             .connect(addresses.as_slice())
             .await
@@ -95,9 +100,14 @@ impl Bus {
             limits: config.limits,
             server_timeout: config.server_timeout,
             reconnections,
+            link,
             stop: CancellationToken::new(),
             meter,
         })))
+    }
+
+    pub(crate) fn link(&self) -> Link {
+        self.0.link.clone()
     }
 
     pub(crate) fn meter(&self) -> &Meter {
@@ -298,7 +308,7 @@ impl Drop for Inner {
 
 async fn options(
     config: &Config,
-    reconnected: watch::Sender<u64>,
+    (reconnected, broken): (watch::Sender<u64>, watch::Sender<link::State>),
     counted: Counter,
 ) -> Result<ConnectOptions> {
     let first = AtomicBool::new(true);
@@ -307,18 +317,27 @@ async fn options(
         .connection_timeout(config.connect_timeout)
         .request_timeout(Some(config.server_timeout))
         .require_tls(config.require_tls)
+        // Two that are not answered, and the connection is made again.
+        .ping_interval(PING_EVERY)
         .max_reconnects(None)
         .reconnect_delay_callback(|attempts| jittered(attempts, RECONNECT_MIN, RECONNECT_MAX))
         .event_callback(move |event| {
             match &event {
                 async_nats::Event::Connected => {
                     tracing::info!("connected to the bus");
+                    broken.send_modify(|state| state.up = true);
                     if !first.swap(false, Ordering::Relaxed) {
                         reconnected.send_modify(|count| *count += 1);
                         counted.inc();
                     }
                 }
-                async_nats::Event::Disconnected => tracing::warn!("lost the bus, connecting again"),
+                async_nats::Event::Disconnected => {
+                    tracing::warn!("lost the bus, connecting again");
+                    broken.send_modify(|state| {
+                        state.up = false;
+                        state.breaks += 1;
+                    });
+                }
                 async_nats::Event::SlowConsumer(subscription) => {
                     tracing::warn!(
                         subscription,

@@ -13,6 +13,9 @@ use std::{sync::Arc, time::Duration};
 use store::executions::Key;
 use tokio::time::Instant;
 
+/// A bus that is away for longer is not waited for.
+const AWAY: Duration = Duration::from_secs(5);
+
 /// What is sent, and where it may go.
 pub struct Way {
     pub execute: Execute,
@@ -29,6 +32,8 @@ pub enum Dispatched {
     Untaken(Error),
     /// The executor that took it is gone. How far it came is not known.
     Lost(Error),
+    /// The answer went another way, when the bus broke: the row has the outcome, or will have it.
+    Recorded,
 }
 
 /// What came of asking one executor.
@@ -36,6 +41,8 @@ enum Asked {
     Settled(Dispatched),
     /// Another one may take it.
     Next(Error),
+    /// The bus broke meanwhile: the request may have been lost, or the answer.
+    Broken,
 }
 
 pub async fn dispatch(app: &App, mut way: Way) -> Dispatched {
@@ -73,9 +80,9 @@ async fn round(app: &App, way: &mut Way, until: Instant) -> Dispatched {
             .hosts
             .order(&way.execute.version_id, &way.hosts, way.chance)
         {
-            match ask(app, &way.execute, &target, until).await {
-                Asked::Settled(sent) => return sent,
-                Asked::Next(error) => why = error,
+            match ask_through(app, way, &target, until).await {
+                Ok(sent) => return sent,
+                Err(error) => why = error,
             }
         }
         // Everybody is full: that is no matter of who hosts it.
@@ -93,8 +100,64 @@ async fn round(app: &App, way: &mut Way, until: Instant) -> Dispatched {
     }
 }
 
+/// Asks one executor, again when the bus broke meanwhile; `Err`: it did not take it.
+async fn ask_through(
+    app: &App,
+    way: &mut Way,
+    target: &Target,
+    until: Instant,
+) -> Result<Dispatched> {
+    let mut asked_before = false;
+    loop {
+        match ask(app, &way.execute, target, until).await {
+            Asked::Settled(Dispatched::Replied(Ok(Reply::Refused(error))))
+                if asked_before && error.kind == Kind::Conflict =>
+            {
+                return Ok(Dispatched::Recorded);
+            }
+            Asked::Settled(sent) => return Ok(sent),
+            Asked::Next(error) if asked_before && has_begun(app, &way.execute).await => {
+                tracing::debug!(error = ?error, "an executor that has it does not take it again");
+                return Ok(Dispatched::Recorded);
+            }
+            Asked::Next(error) => return Err(error),
+            Asked::Broken => {
+                // From now on an executor looks at the row first: it, or another, may have it already.
+                asked_before = true;
+                way.execute.losses = way.execute.losses.max(1);
+                let stands = tokio::time::timeout(AWAY, async { app.bus.link().stands().await });
+                if stands.await.is_err() {
+                    return if has_begun(app, &way.execute).await {
+                        Ok(Dispatched::Recorded)
+                    } else {
+                        Err(away())
+                    };
+                }
+            }
+        }
+    }
+}
+
+/// Whether its row says that somebody runs or ran it.
+async fn has_begun(app: &App, execute: &Execute) -> bool {
+    let row = app.store.execution(&key(execute)).await.ok().flatten();
+    row.is_some_and(|row| row.attempt > 0 || row.status.is_terminal())
+}
+
+fn key(execute: &Execute) -> Key {
+    Key {
+        account: execute.account.clone(),
+        agent_id: execute.agent_id.clone(),
+        id: execute.execution_id.clone(),
+    }
+}
+
 async fn ask(app: &App, execute: &Execute, target: &Target, until: Instant) -> Asked {
     let left = until.saturating_duration_since(Instant::now());
+    let mut link = app.bus.link();
+    if !link.is_up() {
+        return Asked::Broken;
+    }
     let reply = tokio::select! {
         biased;
         reply = app.bus.execute(execute, &target.node, left) => reply,
@@ -102,6 +165,7 @@ async fn ask(app: &App, execute: &Execute, target: &Target, until: Instant) -> A
             let message = format!("executor {} was lost while it had this execution; try again", target.node);
             return Asked::Settled(Dispatched::Lost(Error::unavailable(message)));
         }
+        () = link.broken() => return Asked::Broken,
     };
     match reply {
         Err(error) if bus::typed::untaken(&error) => Asked::Next(error),
@@ -119,17 +183,17 @@ async fn ask(app: &App, execute: &Execute, target: &Target, until: Instant) -> A
 
 /// The row forgets who ran it, so that another may.
 async fn lose(app: &App, execute: &Execute) -> Result<()> {
-    let key = Key {
-        account: execute.account.clone(),
-        agent_id: execute.agent_id.clone(),
-        id: execute.execution_id.clone(),
-    };
+    let key = key(execute);
     let row = app.store.execution(&key).await?;
     let row = row.ok_or_else(|| Error::unavailable("the execution has no row; try again"))?;
     app.store
         .lose_execution(&key, row.attempt, &row.attempts, app.store.now())
         .await?;
     Ok(())
+}
+
+fn away() -> Error {
+    Error::unavailable("the bus is not available; try again")
 }
 
 fn nobody() -> Error {

@@ -264,6 +264,7 @@ async fn sync(app: &App, call: Call) -> Answer<Response> {
         Sent::Dispatched(Dispatched::Lost(error)) => {
             return Err(lost(app, &key, accepted_at, error).await);
         }
+        Sent::Dispatched(Dispatched::Recorded) => return repeat::recorded(app, key, waited).await,
         Sent::Taken(key, digest) => {
             return repeat::repeat(app, key, &digest, Mode::Sync, None).await;
         }

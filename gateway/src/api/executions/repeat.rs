@@ -44,12 +44,14 @@ pub async fn repeat(
                 .unwrap_or(row.accepted_at + row.options.timeout()),
         )),
         Mode::Stream => stream::resume(app, row, after).await,
-        Mode::Sync => {
-            let mut looks = Looks::new(wait_for(&row.options));
-            let row = looks.until_ended(app, &key).await?;
-            ended(app, row).await
-        }
+        Mode::Sync => recorded(app, key, wait_for(&row.options)).await,
     }
+}
+
+/// The outcome as its row has it, or will have it.
+pub async fn recorded(app: &App, key: Key, limit: Duration) -> Answer<Response> {
+    let row = Looks::new(limit).until_ended(app, &key).await?;
+    ended(app, row).await
 }
 
 async fn ended(app: &App, row: Execution) -> Answer<Response> {

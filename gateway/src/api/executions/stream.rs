@@ -11,6 +11,7 @@ use crate::{app::App, error::Answer, sse};
 use axum::{http::HeaderValue, response::Response};
 use bytes::Bytes;
 use domain::{
+    Error,
     execution::{Mode, Outcome},
     log::Line,
 };
@@ -30,6 +31,12 @@ pub async fn begin(app: &App, call: Call, after: Option<u64>) -> Answer<Response
     let (waited, options) = (call.deadline(), call.new.options.clone());
     let reply = match send(app, call).await? {
         Sent::Dispatched(Dispatched::Replied(reply)) => reply,
+        Sent::Dispatched(Dispatched::Recorded) => {
+            let row = app.store.execution(&key).await?;
+            let row =
+                row.ok_or_else(|| Error::unavailable("the execution has no row; try again"))?;
+            return resume(app, row, after).await;
+        }
         Sent::Dispatched(Dispatched::Untaken(error) | Dispatched::Lost(error)) => {
             return Err(lost(app, &key, accepted_at, error).await);
         }
