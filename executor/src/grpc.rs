@@ -226,7 +226,7 @@ async fn inspect(node: &Node, asked: &v1::InspectRequest) -> Result<v1::InspectR
         ..v1::Instance::default()
     }));
     let mut waiting = picture.waiting;
-    if picture.envelope.state == domain::envelope::State::Retiring {
+    if picture.envelope.state == domain::envelope::State::Retiring && !pool.hands_over() {
         // What still lies in the lanes is waiting as well, though nobody here has it in hand.
         let open = node.store.open_executions_of_version(&account, &id).await?;
         waiting = waiting.max(

@@ -55,6 +55,8 @@ struct State {
     last_failure: Option<NotReady>,
     not_before: Option<Instant>,
     closed: bool,
+    /// Others serve the version: durable work goes to them.
+    hands_over: bool,
 }
 
 struct Seat {
@@ -118,6 +120,7 @@ impl Pool {
             last_failure: None,
             not_before: None,
             closed: false,
+            hands_over: false,
         };
         Arc::new(Self {
             version,
@@ -134,6 +137,15 @@ impl Pool {
     /// This executor has let go of the version.
     pub fn is_closed(&self) -> bool {
         self.state().closed
+    }
+
+    /// Whether what waits for this version is for others to do: it retires here, and they serve it.
+    pub fn hands_over(&self) -> bool {
+        self.state().hands_over
+    }
+
+    pub fn hand_over(&self, to_others: bool) {
+        self.state().hands_over = to_others;
     }
 
     /// Takes over a newer order. `false`: it is older than what is known.

@@ -35,6 +35,9 @@ const ROW_WITHIN: Duration = Duration::from_secs(5);
 const AWAY_WITHIN: Duration = Duration::from_secs(60);
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
+/// What is for others to do comes again after this; to one of them, if not here once more.
+const HANDED_OVER: Duration = Duration::from_millis(100);
+
 /// Runs for all versions of this node.
 pub struct Runner {
     pub store: Store,
@@ -192,6 +195,9 @@ impl Runner {
         execute: &Execute,
         redelivered: bool,
     ) -> Result<Verdict> {
+        if pool.hands_over() {
+            return Ok(Verdict::Again(HANDED_OVER));
+        }
         let key = key(execute);
         let Some(hold) = self.held.hold(&key) else {
             return Ok(Verdict::Done);

@@ -242,6 +242,7 @@ impl Node {
             if pool.generation() == placed.envelope.generation {
                 return Ok(());
             }
+            pool.hand_over(!serving && self.is_served_elsewhere(&placed).await?);
             if !pool.order(placed.envelope) {
                 return Err(Error::conflict("a newer order is known"));
             }
@@ -276,6 +277,17 @@ impl Node {
             pool.prove();
         }
         Ok(())
+    }
+
+    async fn is_served_elsewhere(&self, placed: &Placed) -> Result<bool> {
+        let version = &placed.envelope.version_id;
+        let all = self
+            .store
+            .envelopes_of_version(&placed.account, version)
+            .await?;
+        Ok(all
+            .iter()
+            .any(|other| other.node_id != placed.node_id && other.envelope.state == State::Serving))
     }
 
     async fn let_go(&self, version: &VersionId) {
