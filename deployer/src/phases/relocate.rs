@@ -49,7 +49,7 @@ pub(crate) async fn stand_in(job: &Job) -> Result<Leaving> {
     if places.away.is_empty() {
         return Ok(Leaving(places.retiring));
     }
-    let takers = takers(job, &places, nodes, &candidates)?;
+    let takers = takers(job, &places, &nodes, &candidates)?;
     for taker in &takers {
         package::on(job, &taker.node).await?;
     }
@@ -120,7 +120,7 @@ fn sorted(all: Vec<Placed>, candidates: &[Candidate]) -> Places {
 fn takers(
     job: &Job,
     places: &Places,
-    nodes: Vec<Node>,
+    nodes: &[Node],
     candidates: &[Candidate],
 ) -> Result<Vec<Taker>> {
     let (min, max) = provision::bounds(&job.version()?.spec.scaling);
