@@ -238,6 +238,24 @@ impl Backing {
             .kill();
     }
 
+    /// Nobody reaches the database any more, and whoever did is cut off.
+    pub fn cut_database(&self) {
+        let name = &self.database;
+        self.psql(&format!(
+            "ALTER DATABASE {name} WITH ALLOW_CONNECTIONS false"
+        ));
+        self.psql(&format!(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
+        ));
+    }
+
+    pub fn mend_database(&self) {
+        let name = &self.database;
+        self.psql(&format!(
+            "ALTER DATABASE {name} WITH ALLOW_CONNECTIONS true"
+        ));
+    }
+
     /// Rows of one statement, as text, columns parted by `|`.
     pub fn rows(&self, sql: &str) -> Vec<String> {
         let output = run(&self.own_url(), sql);

@@ -3,5 +3,6 @@
 mod chance;
 mod kill9;
 mod leaving;
+mod lost_node;
 mod rolling;
 mod storm;
