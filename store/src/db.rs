@@ -235,7 +235,13 @@ pub(crate) fn failed(error: sqlx::Error) -> Error {
     let full = message.contains("disk is full") || message.contains("No space left");
     let gone = matches!(
         &error,
-        sqlx::Error::PoolTimedOut | sqlx::Error::Io(_) | sqlx::Error::PoolClosed
+        sqlx::Error::PoolTimedOut
+            | sqlx::Error::Io(_)
+            | sqlx::Error::PoolClosed
+            // A connection that breaks in the middle of a word.
+            | sqlx::Error::Protocol(_)
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::BeginFailed
     ) || full
         || message.contains("is locked")
         || is_away(&error);

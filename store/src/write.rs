@@ -239,7 +239,11 @@ async fn run(db: Db, mut ops: mpsc::Receiver<Op>, counts: Counts) {
 
 fn finish(batch: Batch, changed: &Result<Changed>) {
     if let Err(error) = changed {
-        tracing::error!(error = ?error, writes = batch.len(), "a batch of writes was not committed");
+        if error.kind == Kind::Unavailable {
+            tracing::warn!(error = ?error, writes = batch.len(), "a batch of writes was not committed");
+        } else {
+            tracing::error!(error = ?error, writes = batch.len(), "a batch of writes was not committed");
+        }
     }
     answer(batch, changed);
 }
