@@ -32,14 +32,14 @@ impl Link {
         let begun = self.0.borrow().breaks;
         let broke = |state: &State| !state.up || state.breaks != begun;
         if self.0.wait_for(broke).await.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 
     /// Returns when it stands.
     pub async fn stands(&mut self) {
         if self.0.wait_for(|state| state.up).await.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }

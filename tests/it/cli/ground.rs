@@ -63,7 +63,7 @@ fn a_directory_that_cannot_be_written_is_said_at_the_start() {
 #[test]
 fn a_python_that_is_too_old_or_not_there_is_said_at_the_start() {
     let old = r#"#!/bin/sh
-echo '{"executable": "/opt/old/python3", "version": [3, 7, 17], "paths": [], "tag": "cpython-37-linux"}'
+echo '{"executable": "/opt/old/python3", "version": [3, 7, 17], "paths": [], "tag": "cpython-37-linux", "libc": "glibc-2.31"}'
 "#;
     let folder = Folder::with(&[("bin/python3", old), ("empty/file", "")]);
     let python = folder.path("bin/python3");
