@@ -6,13 +6,13 @@ use crate::message::Limits;
 
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// `nats://host:4222` or `tls://…`; a user and password or a token may stand in the URL.
+    /// `nats://host:4222` or `tls://…`; a user and password or a token may stand before the host, the same for all.
     pub servers: Vec<String>,
     /// Shown by the server's own monitoring.
     pub name: String,
     /// A `.creds` file (JWT and nkey).
     pub credentials: Option<PathBuf>,
-    /// PEM; in addition to the system's roots.
+    /// PEM; whom to trust instead of the system's roots.
     pub root_certificates: Option<PathBuf>,
     /// PEM, certificate and key, for a server that verifies its clients.
     pub client_certificate: Option<(PathBuf, PathBuf)>,

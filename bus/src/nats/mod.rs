@@ -2,8 +2,8 @@
 //! Reconnects for ever; consumers that disappear are made again. JetStream acknowledges before it
 //! syncs to disk, so a row stands behind every durable message here too.
 
-mod address;
 mod config;
+mod connect;
 mod lease;
 mod pull;
 mod serve;
@@ -12,20 +12,13 @@ mod wire;
 
 use std::{
     hash::{BuildHasher as _, Hasher as _},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use async_nats::{
-    ConnectOptions,
-    jetstream::{self, Context},
-};
+use async_nats::jetstream::{self, Context};
 pub use config::Config;
 pub(crate) use lease::Lease;
-use prometheus_client::metrics::counter::Counter;
 pub(crate) use pull::Puller;
 pub(crate) use serve::{Pump, Reply};
 use tokio::{
@@ -48,8 +41,6 @@ use crate::{
 
 /// For the tasks of the bus to end when it is drained.
 const DRAIN: Duration = Duration::from_secs(10);
-/// A server that froze, or a cable that was pulled, says nothing.
-const PING_EVERY: Duration = Duration::from_secs(5);
 const RECONNECT_MIN: Duration = Duration::from_millis(50);
 const RECONNECT_MAX: Duration = Duration::from_secs(4);
 
@@ -72,16 +63,9 @@ impl Bus {
     pub(crate) async fn connect(config: Config) -> Result<Self> {
         let (reconnected, reconnections) = watch::channel(0);
         let (broken, link) = Link::unbreakable();
-        let addresses = address::parse(&config.servers)?;
         let meter = Meter::default();
-        let options = options(&config, (reconnected, broken), meter.reconnections.clone()).await?;
-        let client = address::log_in(options, &addresses)
-            .connect(addresses.as_slice())
-            .await
-            .map_err(|error| {
-                let shown = address::shown(&addresses);
-                Error::Unavailable(format!("cannot connect to {shown}: {error}"))
-            })?;
+        let told = (reconnected, broken);
+        let client = connect::connect(&config, told, meter.reconnections.clone()).await?;
         let context = jetstream::context::ContextBuilder::new()
             .timeout(config.server_timeout)
             .backpressure_on_inflight(true)
@@ -304,61 +288,6 @@ impl Drop for Inner {
     fn drop(&mut self) {
         self.stop.cancel();
     }
-}
-
-async fn options(
-    config: &Config,
-    (reconnected, broken): (watch::Sender<u64>, watch::Sender<link::State>),
-    counted: Counter,
-) -> Result<ConnectOptions> {
-    let first = AtomicBool::new(true);
-    let mut options = ConnectOptions::new()
-        .name(&config.name)
-        .connection_timeout(config.connect_timeout)
-        .request_timeout(Some(config.server_timeout))
-        .require_tls(config.require_tls)
-        // Two that are not answered, and the connection is made again.
-        .ping_interval(PING_EVERY)
-        .max_reconnects(None)
-        .reconnect_delay_callback(|attempts| jittered(attempts, RECONNECT_MIN, RECONNECT_MAX))
-        .event_callback(move |event| {
-            match &event {
-                async_nats::Event::Connected => {
-                    tracing::info!("connected to the bus");
-                    broken.send_modify(|state| state.up = true);
-                    if !first.swap(false, Ordering::Relaxed) {
-                        reconnected.send_modify(|count| *count += 1);
-                        counted.inc();
-                    }
-                }
-                async_nats::Event::Disconnected => {
-                    tracing::warn!("lost the bus, connecting again");
-                    broken.send_modify(|state| {
-                        state.up = false;
-                        state.breaks += 1;
-                    });
-                }
-                async_nats::Event::SlowConsumer(subscription) => {
-                    tracing::warn!(
-                        subscription,
-                        "a subscription is too slow and loses messages"
-                    );
-                }
-                other => tracing::warn!(event = %other, "the bus reports"),
-            }
-            std::future::ready(())
-        });
-    if let Some(path) = &config.credentials {
-        let loaded = options.credentials_file(path).await;
-        options = loaded.map_err(|error| Error::Setup(format!("{}: {error}", path.display())))?;
-    }
-    if let Some(path) = &config.root_certificates {
-        options = options.add_root_certificates(path.clone());
-    }
-    if let Some((certificate, key)) = &config.client_certificate {
-        options = options.add_client_certificate(certificate.clone(), key.clone());
-    }
-    Ok(options)
 }
 
 /// Doubling from `min` to `max`, and of that between a half and the whole, so that a thousand clients

@@ -7,6 +7,7 @@
 
 mod events;
 mod lifecycle;
+mod links;
 mod nats_only;
 mod proxy;
 mod requests;
