@@ -190,11 +190,25 @@ async fn open_postgres(url: &str, connections: u32) -> Result<Db> {
         .connect(url)
         .await
         .map_err(|error| {
-            Error::unavailable(format!("Postgres cannot be reached: {}", words(&error)))
-                .because(error)
+            let hint = if names_a_missing_file(url, &error) {
+                "; look for the files that sslrootcert, sslcert or sslkey of the URL name"
+            } else {
+                ""
+            };
+            let words = words(&error);
+            Error::unavailable(format!("Postgres cannot be reached: {words}{hint}")).because(error)
         })?;
     migrator().run(&pool).await.map_err(migrated)?;
     Ok(Db::Pg(pool))
+}
+
+fn names_a_missing_file(url: &str, error: &sqlx::Error) -> bool {
+    let missing =
+        matches!(error, sqlx::Error::Io(error) if error.kind() == std::io::ErrorKind::NotFound);
+    missing
+        && ["sslrootcert=", "sslcert=", "sslkey="]
+            .iter()
+            .any(|name| url.contains(name))
 }
 
 fn migrator() -> Migrator {

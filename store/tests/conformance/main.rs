@@ -11,6 +11,7 @@ mod figures;
 mod groups;
 mod keys;
 mod leases;
+mod links;
 mod logs;
 mod nodes;
 mod s3;

@@ -27,7 +27,7 @@ pub struct World {
 const POSTGRES: &str = "PHALANX_TEST_POSTGRES_URL";
 static WORLDS: AtomicU32 = AtomicU32::new(0);
 
-fn secrets() -> Secrets {
+pub fn secrets() -> Secrets {
     Secrets::new(&[7; 32]).expect("32 bytes")
 }
 
