@@ -12,6 +12,7 @@
 //!
 //! Never here: what a message means (`proto`), SQL, a decision.
 
+mod dead;
 mod error;
 mod events;
 pub mod link;
@@ -27,6 +28,7 @@ mod work;
 
 use std::time::Duration;
 
+pub use dead::{Dead, Of};
 pub use error::{Error, Result};
 pub use events::{Event, Events};
 pub use link::Link;
@@ -107,9 +109,20 @@ impl Bus {
         on!(self, engine => engine.work(subject, options).await)
     }
 
-    /// The newest dead letters of a subject, oldest first, at most [`Limits::dead`].
-    pub async fn dead_letters(&self, subject: &Subject) -> Result<Vec<DeadLetter>> {
-        on!(self, engine => engine.dead_letters(subject).await)
+    /// The dead letters of all subjects of an account, newest first; of each subject the newest [`Limits::dead`].
+    pub async fn dead_letters(&self, account: &str) -> Result<Vec<DeadLetter>> {
+        on!(self, engine => engine.dead_letters(account).await)
+    }
+
+    /// One of them, of any account, and the message itself.
+    pub async fn dead_letter(&self, id: u64) -> Result<Option<(DeadLetter, Message)>> {
+        on!(self, engine => engine.dead_letter(id).await)
+    }
+
+    /// Puts a dead letter back where it came from, to be delivered anew; once, however often this is tried within
+    /// [`Limits::duplicates`]. `false`: there is none of this name.
+    pub async fn redrive(&self, id: u64) -> Result<bool> {
+        on!(self, engine => engine.redrive(id).await)
     }
 
     /// The connection to the server.

@@ -90,6 +90,18 @@ impl Subject {
         Self(format!("{ROOT}.{account}.dead.{tail}"))
     }
 
+    /// The other way round.
+    pub(crate) fn of_dead(subject: &str) -> Option<Self> {
+        let tail = subject.strip_prefix(ROOT)?.strip_prefix('.')?;
+        let (account, tail) = tail.split_once('.')?;
+        let tail = tail.strip_prefix("dead.")?;
+        Some(Self(format!("{ROOT}.{account}.{tail}")))
+    }
+
+    pub fn is_of(&self, account: &str) -> bool {
+        self.0.split('.').nth(2) == Some(Token(account).to_string().as_str())
+    }
+
     /// What follows the account: `run`, `work`, `deploy` and so on.
     pub(crate) fn verb(&self) -> &str {
         self.0.split('.').nth(3).unwrap_or_default()
@@ -150,6 +162,11 @@ pub(crate) fn token(id: &str) -> String {
 pub(crate) const WORK_STREAM: &str = "phalanx.v1.*.work.>";
 pub(crate) const DEPLOY_STREAM: &str = "phalanx.v1.*.deploy";
 pub(crate) const DEAD_STREAM: &str = "phalanx.v1.*.dead.>";
+
+/// All dead letters of an account.
+pub(crate) fn dead_of(account: &str) -> String {
+    format!("{ROOT}.{}.dead.>", Token(account))
+}
 
 /// Writes one token encoded.
 struct Token<'a>(&'a str);
@@ -222,6 +239,19 @@ mod tests {
         assert!(!Pattern::events(Some("*"), None).matches(&subject));
         assert!(!Pattern::events(None, Some(">")).matches(&subject));
         assert!(!Pattern::events(None, None).matches(&Subject::run("acct", "v", "n")));
+    }
+
+    #[test]
+    fn a_dead_subject_names_where_it_came_from() {
+        for subject in [
+            Subject::work("a.b", "dead", Priority::Low),
+            Subject::deploy("dead"),
+        ] {
+            assert_eq!(Subject::of_dead(subject.dead().as_str()), Some(subject));
+        }
+        assert_eq!(Subject::of_dead(Subject::deploy("a").as_str()), None);
+        assert_eq!(Subject::of_dead("phalanx.v1.a"), None);
+        assert!(Subject::deploy("a.b").is_of("a.b") && !Subject::deploy("a.b").is_of("a"));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use std::time::Duration;
 use tracing::{Instrument, Span};
 
 /// Of no account: deployments of all of them share one lane, each names its own; and beats are nobody's.
-const ALL: &str = "all";
+pub(crate) const ALL: &str = "all";
 
 /// Kinds of events, as their subjects name them.
 pub const EVENT: &str = "changed";

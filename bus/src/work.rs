@@ -11,7 +11,8 @@ use std::{
 
 use tokio::sync::Notify;
 
-use crate::{error::Result, memory, message::Message, nats};
+use crate::{error::Result, memory, message::Message, nats, subject::Subject};
+use domain::Timestamp;
 
 #[derive(Debug, Clone)]
 pub struct WorkOptions {
@@ -126,7 +127,8 @@ impl Drop for Slot {
 /// A message to work on. Dropped without an answer it is delivered again: at once by the memory
 /// engine, after `ack_wait` by NATS.
 pub struct Delivery {
-    /// Take it with `std::mem::take` where it must outlive the acknowledgement.
+    /// Take it with `std::mem::take` where it must outlive the acknowledgement, and only there: what is put back may have to be
+    /// buried, with its message.
     pub message: Message,
     /// How many times this message has been delivered, this time included.
     pub deliveries: u32,
@@ -159,6 +161,15 @@ impl Delivery {
         Ok(())
     }
 
+    /// Nobody will get further with it: a dead letter now, however often it has been delivered.
+    pub async fn bury(self) -> Result<()> {
+        match self.lease {
+            Lease::Memory(lease) => lease.bury(),
+            Lease::Nats(lease) => lease.bury(self.message, self.deliveries).await?,
+        }
+        Ok(())
+    }
+
     /// Still at it: `ack_wait` starts again.
     pub async fn in_progress(&self) -> Result<()> {
         match &self.lease {
@@ -172,6 +183,10 @@ impl Delivery {
 /// What was delivered too often, kept for a person to look at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadLetter {
-    pub message: Message,
+    /// Names it as long as it is kept; a later one has a higher one.
+    pub id: u64,
+    /// Where it waited to be worked on.
+    pub subject: Subject,
     pub deliveries: u32,
+    pub dead_at: Timestamp,
 }

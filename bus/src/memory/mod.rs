@@ -45,6 +45,7 @@ struct Inner {
     subscribers: RwLock<Vec<Subscriber>>,
     queues: RwLock<HashMap<String, Arc<Queue>>>,
     next_id: AtomicU64,
+    next_letter: Arc<AtomicU64>,
     stop: CancellationToken,
     meter: Meter,
     link: (tokio::sync::watch::Sender<link::State>, Link),
@@ -68,6 +69,7 @@ impl Bus {
             subscribers: RwLock::default(),
             queues: RwLock::default(),
             next_id: AtomicU64::new(0),
+            next_letter: Arc::new(AtomicU64::new(1)),
             stop: CancellationToken::new(),
             meter: Meter::default(),
             link: Link::unbreakable(),
@@ -172,8 +174,36 @@ impl Bus {
         })
     }
 
-    pub(crate) async fn dead_letters(&self, subject: &Subject) -> Result<Vec<DeadLetter>> {
-        Ok(self.queue(subject).dead_letters(Instant::now()))
+    pub(crate) async fn dead_letters(&self, account: &str) -> Result<Vec<DeadLetter>> {
+        let now = Instant::now();
+        let of_account = |queue: &Arc<Queue>| queue.subject().is_of(account);
+        let mut letters: Vec<_> = self
+            .queues()
+            .into_iter()
+            .filter(of_account)
+            .flat_map(|queue| queue.dead_letters(now))
+            .collect();
+        letters.sort_by_key(|letter| std::cmp::Reverse(letter.id));
+        Ok(letters)
+    }
+
+    pub(crate) async fn dead_letter(&self, id: u64) -> Result<Option<(DeadLetter, Message)>> {
+        let queues = self.queues();
+        Ok(queues.into_iter().find_map(|queue| queue.dead_letter(id)))
+    }
+
+    pub(crate) async fn redrive(&self, id: u64) -> Result<bool> {
+        for queue in self.queues() {
+            if queue.redrive(id)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn queues(&self) -> Vec<Arc<Queue>> {
+        let queues = self.0.queues.read().unwrap_or_else(PoisonError::into_inner);
+        queues.values().cloned().collect()
     }
 
     pub(crate) async fn ping(&self) -> Result<Duration> {
@@ -208,7 +238,10 @@ impl Bus {
             .unwrap_or_else(PoisonError::into_inner);
         let queue = queues
             .entry(subject.as_str().to_owned())
-            .or_insert_with(|| Arc::new(Queue::new(&self.0.limits)));
+            .or_insert_with(|| {
+                let letters = Arc::clone(&self.0.next_letter);
+                Arc::new(Queue::new(subject.clone(), letters, &self.0.limits))
+            });
         Arc::clone(queue)
     }
 

@@ -4,20 +4,28 @@
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime},
 };
 
+use domain::Timestamp;
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     error::{Error, Result},
     message::{Limits, Message},
+    subject::Subject,
     work::{self, DeadLetter, Delivery, Slots, WorkOptions},
 };
 
 pub(super) struct Queue {
+    subject: Subject,
+    /// The next dead letter's name, for all queues of a bus.
+    letters: Arc<AtomicU64>,
     state: Mutex<State>,
     changed: Notify,
     bound: usize,
@@ -35,7 +43,7 @@ struct State {
     /// The one timer of each item that is held or delayed.
     due: BTreeSet<(Instant, u64)>,
     next: u64,
-    dead: VecDeque<DeadLetter>,
+    dead: VecDeque<(DeadLetter, Message)>,
     /// Ids within the window, and the order in which they fall out of it.
     seen: HashMap<Arc<str>, Instant>,
     seen_order: VecDeque<Arc<str>>,
@@ -56,8 +64,10 @@ enum Place {
 }
 
 impl Queue {
-    pub(super) fn new(limits: &Limits) -> Self {
+    pub(super) fn new(subject: Subject, letters: Arc<AtomicU64>, limits: &Limits) -> Self {
         Self {
+            subject,
+            letters,
             state: Mutex::default(),
             changed: Notify::new(),
             bound: limits.queue,
@@ -65,6 +75,10 @@ impl Queue {
             window: limits.duplicates,
             window_bound: limits.duplicate_ids,
         }
+    }
+
+    pub(super) fn subject(&self) -> &Subject {
+        &self.subject
     }
 
     pub(super) fn push(&self, id: &str, message: Message, now: Instant) -> Result<()> {
@@ -80,18 +94,7 @@ impl Queue {
             let id: Arc<str> = id.into();
             state.seen.insert(Arc::clone(&id), now);
             state.seen_order.push_back(id);
-            let sequence = state.next;
-            state.next += 1;
-            state.items.insert(
-                sequence,
-                Item {
-                    message,
-                    deliveries: 0,
-                    max_deliver: u32::MAX,
-                    place: Place::Ready,
-                },
-            );
-            state.ready.insert(sequence);
+            state.add(message);
         }
         self.changed.notify_waiters();
         Ok(())
@@ -99,8 +102,39 @@ impl Queue {
 
     pub(super) fn dead_letters(&self, now: Instant) -> Vec<DeadLetter> {
         let mut state = self.lock();
-        state.settle(now, self.dead_bound);
-        state.dead.iter().cloned().collect()
+        self.settle(&mut state, now);
+        state
+            .dead
+            .iter()
+            .map(|(letter, _)| letter.clone())
+            .collect()
+    }
+
+    pub(super) fn dead_letter(&self, id: u64) -> Option<(DeadLetter, Message)> {
+        let state = self.lock();
+        state
+            .dead
+            .iter()
+            .find(|(letter, _)| letter.id == id)
+            .cloned()
+    }
+
+    /// `false`: it is not here.
+    pub(super) fn redrive(&self, id: u64) -> Result<bool> {
+        {
+            let mut state = self.lock();
+            let Some(place) = state.dead.iter().position(|(letter, _)| letter.id == id) else {
+                return Ok(false);
+            };
+            if state.items.len() >= self.bound {
+                return Err(Error::Full);
+            }
+            if let Some((_, message)) = state.dead.remove(place) {
+                state.add(message);
+            }
+        }
+        self.changed.notify_waiters();
+        Ok(true)
     }
 
     /// The next message in hand, or when to look again.
@@ -110,7 +144,7 @@ impl Queue {
         options: &WorkOptions,
     ) -> Result<(u64, Message, u32), Option<Instant>> {
         let mut state = self.lock();
-        state.settle(now, self.dead_bound);
+        self.settle(&mut state, now);
         let Some(sequence) = state.ready.pop_first() else {
             return Err(state.due.first().map(|(until, _)| *until));
         };
@@ -129,48 +163,77 @@ impl Queue {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-impl State {
     /// Delays that are over and ack times that have run out.
-    fn settle(&mut self, now: Instant, dead_bound: usize) {
-        while let Some(&(until, sequence)) = self.due.first()
+    fn settle(&self, state: &mut State, now: Instant) {
+        while let Some(&(until, sequence)) = state.due.first()
             && until <= now
         {
-            self.due.pop_first();
-            self.put_back(sequence, None, dead_bound);
+            state.due.pop_first();
+            self.put_back(state, sequence, None);
         }
     }
 
     /// Ready again, now or at `until`; dead if it has been out often enough.
-    fn put_back(&mut self, sequence: u64, until: Option<Instant>, dead_bound: usize) {
-        self.stop_timer(sequence);
-        let Some(item) = self.items.get_mut(&sequence) else {
+    fn put_back(&self, state: &mut State, sequence: u64, until: Option<Instant>) {
+        state.stop_timer(sequence);
+        let Some(item) = state.items.get_mut(&sequence) else {
             return;
         };
         if item.deliveries >= item.max_deliver {
-            if let Some(item) = self.items.remove(&sequence) {
-                self.ready.remove(&sequence);
-                self.dead.push_back(DeadLetter {
-                    message: item.message,
-                    deliveries: item.deliveries,
-                });
-                if self.dead.len() > dead_bound {
-                    self.dead.pop_front();
-                }
-            }
+            self.bury(state, sequence);
             return;
         }
         match until {
             None => {
                 item.place = Place::Ready;
-                self.ready.insert(sequence);
+                state.ready.insert(sequence);
             }
             Some(until) => {
                 item.place = Place::Delayed { until };
-                self.due.insert((until, sequence));
+                state.due.insert((until, sequence));
             }
         }
+    }
+
+    fn bury(&self, state: &mut State, sequence: u64) {
+        state.stop_timer(sequence);
+        let Some(item) = state.items.remove(&sequence) else {
+            return;
+        };
+        state.ready.remove(&sequence);
+        let letter = DeadLetter {
+            id: self.letters.fetch_add(1, Ordering::Relaxed),
+            subject: self.subject.clone(),
+            deliveries: item.deliveries,
+            dead_at: now(),
+        };
+        state.dead.push_back((letter, item.message));
+        if state.dead.len() > self.dead_bound {
+            state.dead.pop_front();
+        }
+    }
+}
+
+/// By the clock on the wall, for people.
+fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let ms = since.unwrap_or_default().as_millis();
+    Timestamp(i64::try_from(ms).unwrap_or(i64::MAX))
+}
+
+impl State {
+    fn add(&mut self, message: Message) {
+        let sequence = self.next;
+        self.next += 1;
+        let item = Item {
+            message,
+            deliveries: 0,
+            max_deliver: u32::MAX,
+            place: Place::Ready,
+        };
+        self.items.insert(sequence, item);
+        self.ready.insert(sequence);
     }
 
     fn stop_timer(&mut self, sequence: u64) {
@@ -296,6 +359,15 @@ impl Lease {
         self.release((!delay.is_zero()).then(|| after(Instant::now(), delay)));
     }
 
+    /// Not where it is already with somebody else, who has the last word then.
+    pub(crate) fn bury(mut self) {
+        self.open = false;
+        let mut state = self.queue.lock();
+        if state.holds(self.sequence, self.deliveries) {
+            self.queue.bury(&mut state, self.sequence);
+        }
+    }
+
     pub(crate) fn in_progress(&self) {
         let mut state = self.queue.lock();
         if !state.holds(self.sequence, self.deliveries) {
@@ -315,7 +387,7 @@ impl Lease {
             if !state.holds(self.sequence, self.deliveries) {
                 return;
             }
-            state.put_back(self.sequence, until, self.queue.dead_bound);
+            self.queue.put_back(&mut state, self.sequence, until);
         }
         self.queue.changed.notify_waiters();
     }

@@ -1,28 +1,18 @@
-//! One delivery's way back to the stream: acknowledged, put back, extended or buried; and the stream of
-//! the buried ones.
+//! One delivery's way back to the stream: acknowledged, put back, extended or buried.
 
 use std::{sync::Arc, time::Duration};
 
 use async_nats::{
     Client,
-    jetstream::{
-        AckKind, Context,
-        consumer::{AckPolicy, pull},
-        message::PublishMessage,
-    },
+    jetstream::{AckKind, Context, message::PublishMessage},
 };
-use futures::StreamExt as _;
 
-use super::{streams, wire};
+use super::{dead::DELIVERIES, wire};
 use crate::{
     error::{Error, Result},
     message::Message,
     subject::Subject,
-    work::DeadLetter,
 };
-
-/// In a dead letter: how often it had been delivered.
-const DELIVERIES: &str = "Bus-Deliveries";
 
 pub(crate) struct Lease {
     pub(super) origin: Arc<Origin>,
@@ -62,7 +52,7 @@ impl Lease {
     }
 
     /// Stored as a dead letter first, then out of the queue.
-    pub(super) async fn bury(&self, mut message: Message, deliveries: u32) -> Result<()> {
+    pub(crate) async fn bury(&self, mut message: Message, deliveries: u32) -> Result<()> {
         let Origin {
             context, subject, ..
         } = &*self.origin;
@@ -106,44 +96,4 @@ pub(super) async fn store(
         .map_err(|error| wire::store_error(&error))?;
     stored.await.map_err(|error| wire::store_error(&error))?;
     Ok(())
-}
-
-pub(super) async fn dead_letters(
-    context: &Context,
-    subject: &Subject,
-    limit: usize,
-    timeout: Duration,
-) -> Result<Vec<DeadLetter>> {
-    let config = pull::Config {
-        filter_subject: subject.dead().to_string(),
-        ack_policy: AckPolicy::None,
-        inactive_threshold: timeout,
-        ..pull::Config::default()
-    };
-    let consumer = context
-        .create_consumer_on_stream(config, streams::DEAD)
-        .await
-        .map_err(Error::unavailable)?;
-    let mut found = consumer
-        .fetch()
-        .max_messages(limit.max(1))
-        .messages()
-        .await
-        .map_err(Error::unavailable)?;
-    let mut letters = Vec::new();
-    while let Some(wire) = found.next().await {
-        let wire = wire.map_err(Error::unavailable)?;
-        let deliveries = wire
-            .headers
-            .as_ref()
-            .and_then(|headers| headers.get(DELIVERIES));
-        let deliveries = deliveries
-            .and_then(|count| count.as_str().parse().ok())
-            .unwrap_or_default();
-        letters.push(DeadLetter {
-            message: wire::message(wire.message.clone()),
-            deliveries,
-        });
-    }
-    Ok(letters)
 }

@@ -4,6 +4,7 @@
 
 mod config;
 mod connect;
+mod dead;
 mod lease;
 mod pull;
 mod serve;
@@ -223,14 +224,16 @@ impl Bus {
         })
     }
 
-    pub(crate) async fn dead_letters(&self, subject: &Subject) -> Result<Vec<DeadLetter>> {
-        lease::dead_letters(
-            &self.0.context,
-            subject,
-            self.0.limits.dead,
-            self.0.server_timeout,
-        )
-        .await
+    pub(crate) async fn dead_letters(&self, account: &str) -> Result<Vec<DeadLetter>> {
+        dead::letters(&self.0.context, account, self.0.server_timeout).await
+    }
+
+    pub(crate) async fn dead_letter(&self, id: u64) -> Result<Option<(DeadLetter, Message)>> {
+        dead::read(&self.0.context, id).await
+    }
+
+    pub(crate) async fn redrive(&self, id: u64) -> Result<bool> {
+        dead::redrive(&self.0.context, id).await
     }
 
     pub(crate) async fn ping(&self) -> Result<Duration> {

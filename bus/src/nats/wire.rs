@@ -7,6 +7,8 @@ use async_nats::{
     jetstream::{self, ErrorCode, context::PublishErrorKind},
 };
 
+use bytes::Bytes;
+
 use crate::{
     error::{Error, Result},
     message::{Headers, Message},
@@ -36,8 +38,12 @@ pub(super) fn headers(headers: &Headers) -> Result<Option<HeaderMap>> {
 }
 
 pub(super) fn message(wire: async_nats::Message) -> Message {
+    carried(wire.headers.as_ref(), wire.payload)
+}
+
+pub(super) fn carried(map: Option<&HeaderMap>, payload: Bytes) -> Message {
     let mut headers = Headers::default();
-    for (name, values) in wire.headers.iter().flat_map(HeaderMap::iter) {
+    for (name, values) in map.into_iter().flat_map(HeaderMap::iter) {
         let name: &str = name.as_ref();
         if let Some(value) = values.last()
             && !name.starts_with("Nats-")
@@ -46,10 +52,7 @@ pub(super) fn message(wire: async_nats::Message) -> Message {
             headers.set(name.to_owned(), value.as_str());
         }
     }
-    Message {
-        headers,
-        payload: wire.payload,
-    }
+    Message { headers, payload }
 }
 
 pub(super) fn refusal(error: &Error) -> HeaderMap {

@@ -5,6 +5,7 @@
 //! those cases fail; they are never skipped. Every case has an account of its own, so all of them
 //! run side by side on one server.
 
+mod dead;
 mod events;
 mod lifecycle;
 mod links;
@@ -64,12 +65,17 @@ conformance! {
         a_retry_does_not_come_before_its_delay,
         a_dropped_delivery_comes_again,
         in_progress_keeps_it,
-        too_often_is_a_dead_letter,
-        too_often_dropped_is_a_dead_letter,
         competing_workers_share_without_doubles,
         one_slot_keeps_the_order,
         workers_of_two_subjects_do_not_meet,
         a_worker_that_left_leaves_the_rest;
+    dead:
+        too_often_is_a_dead_letter,
+        too_often_dropped_is_a_dead_letter,
+        of_all_subjects_of_one_account_newest_first,
+        put_back_once,
+        a_last_retry_keeps_the_message,
+        only_the_newest_of_a_subject_are_kept;
     slots:
         slots_bound_what_is_in_hand,
         slots_can_shrink_and_grow;

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bus::{Bus, Error, Priority, Subject, WorkOptions};
+use bus::{Error, Priority, Subject, WorkOptions};
 use tokio::task::JoinSet;
 
 use crate::world::{Engine, World, delivery, nothing, options, soon, text, words};
@@ -135,76 +135,6 @@ pub async fn in_progress_keeps_it(world: World) -> Result<(), Error> {
     drop(got);
     let late = tokio::time::timeout(SHORT * 2, second.next()).await;
     assert!(late.is_err(), "it came a third time");
-    Ok(())
-}
-
-async fn dead_letter(bus: &Bus, subject: &Subject) -> Result<(String, u32), Error> {
-    soon("the dead letter", async {
-        loop {
-            if let [letter] = bus.dead_letters(subject).await?.as_slice() {
-                return Ok((words(&letter.message), letter.deliveries));
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await
-}
-
-pub async fn too_often_is_a_dead_letter(world: World) -> Result<(), Error> {
-    let options = WorkOptions {
-        max_deliver: 2,
-        ..options(1)
-    };
-    world
-        .bus
-        .enqueue(&world.work(), "a", text("poison"))
-        .await?;
-    world.bus.enqueue(&world.work(), "b", text("good")).await?;
-    let mut work = world.bus.work(&world.work(), options).await?;
-    assert!(world.bus.dead_letters(&world.work()).await?.is_empty());
-    let mut good = 0;
-    for _ in 0..3 {
-        let got = delivery(&mut work).await;
-        match words(&got.message).as_str() {
-            "good" => {
-                good += 1;
-                got.ack().await?;
-            }
-            _ => got.retry(Duration::ZERO).await?,
-        }
-    }
-    assert_eq!(good, 1);
-    assert_eq!(
-        dead_letter(&world.bus, &world.work()).await?,
-        ("poison".to_owned(), 2)
-    );
-    nothing("a dead letter does not come back", work.next()).await;
-    let elsewhere = Subject::work(&world.account, "ver_1", Priority::High);
-    assert!(world.bus.dead_letters(&elsewhere).await?.is_empty());
-    Ok(())
-}
-
-pub async fn too_often_dropped_is_a_dead_letter(world: World) -> Result<(), Error> {
-    let options = WorkOptions {
-        max_deliver: 2,
-        ack_wait: SHORT,
-        ..options(1)
-    };
-    world
-        .bus
-        .enqueue(&world.work(), "a", text("poison"))
-        .await?;
-    let mut work = world.bus.work(&world.work(), options).await?;
-    for deliveries in 1..=2 {
-        assert_eq!(delivery(&mut work).await.deliveries, deliveries);
-    }
-    // In NATS the worker that would get it a third time buries it instead.
-    let subject = world.work();
-    let (letter, ()) = tokio::join!(dead_letter(&world.bus, &subject), async {
-        let third = tokio::time::timeout(SHORT * 3, work.next()).await;
-        assert!(third.is_err(), "it came a third time");
-    });
-    assert_eq!(letter?, ("poison".to_owned(), 2));
     Ok(())
 }
 
