@@ -1,5 +1,7 @@
 //! Executions: written in groups (see `write`), read by key, by list and by what is unfinished.
 
+mod waiting;
+
 use crate::{
     db::{Store, corrupt, document, failed, json, parsed, read, write},
     write::Op,
@@ -570,39 +572,6 @@ impl Store {
             read!(self, pool => sqlx::query_as(sql).bind(account.as_str()).bind(i64::from(most)).fetch_one(pool).await)
                 .map_err(failed)?;
         Ok(u32::try_from(count).unwrap_or(u32::MAX))
-    }
-
-    /// The process under this attempt is gone: back to queued, one loss more. `false`: it moved on meanwhile.
-    pub async fn lose_execution(
-        &self,
-        key: &Key,
-        attempt: u32,
-        attempts: &[Attempt],
-        due_at: Timestamp,
-    ) -> Result<bool> {
-        let (account, agent, id) = key.words();
-        let sql = "UPDATE executions SET status = 'queued', losses = losses + 1, attempts = $5, due_at = $6 \
-             WHERE account = $1 AND agent_id = $2 AND id = $3 AND attempt = $4 AND status = 'running'";
-        let rows = write!(self, pool => sqlx::query(sql).bind(account).bind(agent).bind(id).bind(i64::from(attempt)).bind(json(&attempts)?).bind(due_at.0)
-            .execute(pool).await.map(|done| done.rows_affected()))
-        .map_err(failed)?;
-        Ok(rows == 1)
-    }
-
-    /// Cancels what nobody runs. `false`: it runs, or has its outcome.
-    pub async fn cancel_queued_execution(
-        &self,
-        key: &Key,
-        failure: &Failure,
-        at: Timestamp,
-    ) -> Result<bool> {
-        let (account, agent, id) = key.words();
-        let sql = "UPDATE executions SET status = 'cancelled', completed_at = $4, error = $5 \
-             WHERE account = $1 AND agent_id = $2 AND id = $3 AND status = 'queued'";
-        let rows = write!(self, pool => sqlx::query(sql).bind(account).bind(agent).bind(id).bind(at.0).bind(json(failure)?)
-            .execute(pool).await.map(|done| done.rows_affected()))
-        .map_err(failed)?;
-        Ok(rows == 1)
     }
 
     /// Deletes at most `limit` executions that ended before `before`: how many went.

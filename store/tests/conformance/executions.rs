@@ -295,6 +295,24 @@ pub async fn only_the_queued_are_cancelled(store: &Store) -> Result<()> {
     Ok(())
 }
 
+pub async fn only_the_queued_are_postponed(store: &Store) -> Result<()> {
+    let (queued, running) = (mine("queued"), mine("running"));
+    for key in [&queued, &running] {
+        store.insert_execution(new(key, 1)).await?;
+        assert!(store.postpone_execution(key, Timestamp(50)).await?);
+    }
+    let due = |before| store.unfinished_executions(Timestamp(before), 10);
+    assert_eq!((due(50).await?.len(), due(51).await?.len()), (0, 2));
+    assert!(store.start_execution(start(&running, 1, 2)).await?);
+    assert!(!store.postpone_execution(&running, Timestamp(90)).await?);
+    assert!(
+        !store
+            .postpone_execution(&mine("nobody"), Timestamp(90))
+            .await?
+    );
+    Ok(())
+}
+
 /// A row whose attempt has begun, or that has ended, stays; so does one that the same id was accepted with anew.
 pub async fn what_never_began_is_withdrawn(store: &Store) -> Result<()> {
     let withdraw = |key: &Key, at: i64| Withdraw {

@@ -55,6 +55,7 @@ conformance! {
         again_is_queued_until_it_is_due,
         a_loss_counts_and_queues,
         only_the_queued_are_cancelled,
+        only_the_queued_are_postponed,
         what_never_began_is_withdrawn,
         progress_only_of_the_running_attempt,
         lists_filter_page_and_count,
