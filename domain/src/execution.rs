@@ -302,7 +302,9 @@ pub fn step(status: Status, input: Input) -> Option<Status> {
 }
 
 /// How often the process under an execution may die before we stop trying: it may be the execution that kills it.
-pub const MOST_LOSSES: u32 = 20;
+pub const MOST_LOSSES: u32 = 10;
+/// Deliveries of a durable execution's message before it is a dead letter: all retries, all losses, and as many on which we err.
+pub const MOST_DELIVERIES: u32 = retry::MOST_RETRIES + 2 * MOST_LOSSES;
 
 #[cfg(test)]
 mod tests {

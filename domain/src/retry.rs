@@ -3,9 +3,12 @@
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
+/// What may be asked for.
+pub const MOST_RETRIES: u32 = 10;
+
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Policy {
-    /// Attempts after the first.
+    /// Attempts after the first, at most [`MOST_RETRIES`].
     pub max_retries: u32,
     pub delay_ms: u64,
     pub multiplier: f64,

@@ -2,7 +2,7 @@
 
 use crate::{host::Node, pool::Pool, run::Verdict, spans};
 use bus::{Delivery, Message, Priority, Request, Requests, Subject, Work, WorkOptions};
-use domain::Result;
+use domain::{Result, execution::MOST_DELIVERIES};
 use proto::{
     convert::{self, Execute, Reply},
     v1,
@@ -15,8 +15,10 @@ use tracing::Instrument;
 /// One serves its own requests; a group's refusals are said at once.
 const GROUP: &str = "executors";
 const ACK_WAIT: Duration = Duration::from_secs(30);
-/// Redeliveries are counted by the row, not by the bus; this only ends what can never be read.
-const MAX_DELIVER: u32 = 10_000;
+/// One delivery more than may be worked on: it only says that those are used up.
+const MAX_DELIVER: u32 = MOST_DELIVERIES + 1;
+/// The wait after handling has erred, doubled each time, so that a store that is away for minutes makes no dead letters.
+const ERRED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// Deliveries in hand beyond the running ones: enough to sort them by priority.
 const LOOK_AHEAD: usize = 64;
 const MOST_IN_HAND: usize = 4096;
@@ -152,11 +154,16 @@ async fn take_work(node: Arc<Node>, pool: Arc<Pool>, mut work: Work, stop: Cance
     }
 }
 
-async fn work_off(node: &Node, pool: &Arc<Pool>, mut delivery: Delivery) {
-    let message = std::mem::take(&mut delivery.message);
-    let verdict = match Execute::decode(message.payload) {
+async fn work_off(node: &Node, pool: &Arc<Pool>, delivery: Delivery) {
+    // What is put back or buried needs its message whole.
+    let verdict = match Execute::decode(delivery.message.payload.clone()) {
+        Ok(execute) if delivery.deliveries > MOST_DELIVERIES => {
+            node.runner.rest(&execute).await;
+            Verdict::Dead
+        }
         Ok(mut execute) => {
-            let span = spans::taken(&node.bus, "work", &message.headers, &mut execute);
+            let headers = &delivery.message.headers;
+            let span = spans::taken(&node.bus, "work", headers, &mut execute);
             let redelivered = delivery.deliveries > 1;
             let working = node.runner.durable(pool, &execute, redelivered);
             let working = working.instrument(span);
@@ -173,13 +180,18 @@ async fn work_off(node: &Node, pool: &Arc<Pool>, mut delivery: Delivery) {
             }
         }
         Err(error) => {
-            tracing::error!(error = ?error, "a message of durable work cannot be read and is dropped");
-            Verdict::Done
+            tracing::error!(error = ?error, "a message of durable work cannot be read; it is a dead letter now");
+            Verdict::Dead
         }
     };
     let told = match verdict {
         Verdict::Done => delivery.ack().await,
         Verdict::Again(wait) => delivery.retry(wait).await,
+        Verdict::Erred => {
+            let doubled = ERRED.0 * (1 << delivery.deliveries.saturating_sub(1).min(10));
+            delivery.retry(doubled.min(ERRED.1)).await
+        }
+        Verdict::Dead => delivery.bury().await,
     };
     if let Err(error) = told {
         tracing::debug!(error = ?error, "a delivery could not be settled; it comes again and finds its row");

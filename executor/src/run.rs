@@ -2,22 +2,26 @@
 
 mod abandoned;
 mod refused;
+mod seat;
 
 use crate::{
     call::{self, Attempted, Calling},
     held::{Handle, Held, Hold},
     meter::Counts,
-    pool::{Lease, Place, Pool},
+    pool::{Lease, Pool},
     spans,
     watch::Hub,
 };
-use abandoned::close_lost;
+use abandoned::{TOO_OFTEN, close_lost};
 use domain::{
     Error, Kind, Result, Timestamp,
-    execution::{Attempt, Ending, Failure, FailureCode, FailurePhase, Mode, Outcome, Status},
+    execution::{
+        Attempt, Ending, Failure, FailureCode, FailurePhase, MOST_LOSSES, Mode, Outcome, Status,
+    },
 };
 use proto::convert::{self, Execute, Reply};
 pub use refused::outcome as refused_outcome;
+use seat::Seat;
 use serde_json::value::RawValue;
 use std::{sync::Arc, time::Duration};
 use store::{
@@ -53,6 +57,10 @@ pub struct Runner {
 pub enum Verdict {
     Done,
     Again(Duration),
+    /// Something of ours failed: again, later each time.
+    Erred,
+    /// Nobody will get further with it.
+    Dead,
 }
 
 /// What is known of an execution before its next attempt.
@@ -184,7 +192,7 @@ impl Runner {
             Err(error) => {
                 // The row still says what is to be done; the message comes again.
                 tracing::warn!(execution.id = %execute.execution_id, error = ?error, "an execution is put back");
-                Verdict::Again(Duration::from_secs(1))
+                Verdict::Erred
             }
         }
     }
@@ -212,8 +220,7 @@ impl Runner {
             return Ok(Verdict::Done);
         }
         let input = self.input(execute, &key).await?;
-        let seat = self.seat(pool, execute, &hold.handle, None).await;
-        let lease = match seat {
+        let lease = match self.patient_seat(pool, execute, &hold.handle).await {
             Seat::Taken(lease) => lease,
             Seat::Cancelled => {
                 self.finish(
@@ -293,6 +300,10 @@ impl Runner {
         if row.status.is_terminal() || (row.status == Status::Running && !lost) {
             return Ok(false);
         }
+        if lost && row.losses >= MOST_LOSSES {
+            self.give_up(&row, TOO_OFTEN).await?;
+            return Ok(false);
+        }
         (road.attempt, road.losses, road.attempts) = (row.attempt + 1, row.losses, row.attempts);
         if lost {
             close_lost(
@@ -325,36 +336,6 @@ impl Runner {
                 ));
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    }
-
-    async fn seat(
-        &self,
-        pool: &Arc<Pool>,
-        execute: &Execute,
-        handle: &Handle,
-        patience: Option<Timestamp>,
-    ) -> Seat {
-        let mut promise = match pool.place(execute.options.priority, execute.accepted_at) {
-            Place::Now(lease) => return Seat::Taken(lease),
-            Place::Later(promise) => promise,
-            Place::Full => return Seat::Full,
-            Place::Never(failure) => return Seat::Never(failure),
-            Place::Closed => return Seat::Closed,
-        };
-        let wait = patience.map_or(Duration::from_secs(86_400), |end| {
-            end.since(self.store.now())
-        });
-        let late = tokio::time::sleep(wait);
-        tokio::pin!(late);
-        tokio::select! {
-            promised = &mut promise => match promised {
-                Ok(Ok(lease)) => Seat::Taken(lease),
-                Ok(Err(failure)) => Seat::Never(failure),
-                Err(_) => Seat::Closed,
-            },
-            () = handle.cancel.cancelled() => Seat::Cancelled,
-            () = &mut late => Seat::Full,
         }
     }
 
@@ -535,15 +516,6 @@ async fn patiently<T, F: Future<Output = Result<T>>>(write: impl Fn() -> F) -> R
             done => return done,
         }
     }
-}
-
-enum Seat {
-    Taken(Lease),
-    Cancelled,
-    Never(Failure),
-    Full,
-    /// This executor lets go of the version: the work goes elsewhere, or on after a restart.
-    Closed,
 }
 
 fn note(road: &mut Road, attempted: &Attempted, error: Option<Failure>, holder: &Holder) {

@@ -1,5 +1,8 @@
 //! The executor as its callers see it: rows, bus and gRPC on one side, real Python in a real sandbox on the other.
 
+#[path = "road/poison.rs"]
+mod poison;
+
 use bus::{Bus, Limits};
 use domain::{
     Timestamp, agent,

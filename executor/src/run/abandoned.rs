@@ -5,7 +5,13 @@ use domain::{
     Result, Timestamp,
     execution::{Attempt, Failure, FailureCode, FailurePhase, MOST_LOSSES, Status, Usage},
 };
+use proto::convert::Execute;
+use std::time::Duration;
 use store::executions::End;
+
+pub(super) const TOO_OFTEN: &str = "the process that ran it ended too often";
+/// After this time a sweep takes the execution of a dead letter up again.
+const DEAD_FOR: Duration = Duration::from_secs(24 * 3600);
 
 impl Runner {
     /// Ends an execution whose process is gone and that will not be run again.
@@ -45,11 +51,22 @@ impl Runner {
         self.store.end_execution(end).await.map(|_| ())
     }
 
+    /// Its message is a dead letter: left to whoever redrives it, and not swept before that has had a day.
+    pub async fn rest(&self, execute: &Execute) {
+        let until = self.store.now() + DEAD_FOR;
+        let rested = self
+            .store
+            .postpone_execution(&super::key(execute), until)
+            .await;
+        if let Err(error) = rested {
+            tracing::warn!(execution.id = %execute.execution_id, error = ?error, "an execution whose message is a dead letter is swept as ever");
+        }
+    }
+
     /// The process under a durable execution is gone: queued again, unless that has happened too often. `true`: queued.
     pub async fn lose(&self, row: &store::executions::Execution) -> Result<bool> {
         if row.losses >= MOST_LOSSES {
-            self.give_up(row, "the process that ran it ended too often")
-                .await?;
+            self.give_up(row, TOO_OFTEN).await?;
             return Ok(false);
         }
         let mut attempts = row.attempts.clone();

@@ -11,7 +11,7 @@ use domain::{
     agent::{MAX_CUSTOM_METRICS, metric_name},
     execution::{Caller, Priority},
     id::ExecutionId,
-    retry::Policy,
+    retry::{MOST_RETRIES, Policy},
     text,
 };
 use serde_json::{Map, Value, value::RawValue};
@@ -220,7 +220,7 @@ fn retry(config: &Fields<'_>) -> Policy {
     let factor = |n: f64| (1.0..=10.0).contains(&n);
     Policy {
         max_retries: config
-            .integer("max_retries", 0..=10)
+            .integer("max_retries", 0..=MOST_RETRIES)
             .unwrap_or(default.max_retries),
         delay_ms: config
             .integer("retry_delay", 0..=3600)
