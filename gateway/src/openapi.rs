@@ -205,7 +205,7 @@ pub fn any() -> ObjectBuilder {
     ObjectBuilder::new().schema_type(utoipa::openapi::schema::SchemaType::AnyValue)
 }
 
-fn of_words(words: &'static [&'static str]) -> ObjectBuilder {
+pub fn of_words(words: &'static [&'static str]) -> ObjectBuilder {
     ObjectBuilder::new()
         .schema_type(Type::String)
         .enum_values(Some(words.iter().copied()))

@@ -3,7 +3,7 @@
 //! A line cannot be written without its access, and every line's handler runs behind [`door::guard`] with that access.
 
 use crate::{
-    api::{agents, deployments, executions, metrics, system},
+    api::{agents, dead_letters, deployments, executions, metrics, system},
     app::App,
     door::{self, Gate},
 };
@@ -75,6 +75,8 @@ endpoints! {
     GET    "/api/v1/agents/{agent_id}/executions/{execution_id}/logs"    => executions::logs::logs, READ_EXECUTION, None;
     GET    "/api/v1/system/health"                                       => system::health::health, Key(&[P::SystemHealth]), None;
     GET    "/api/v1/audit"                                               => system::audit::audit, Key(&[P::KeyManage]), None;
+    GET    "/api/v1/dead-letters"                                        => dead_letters::list::list, Key(&[P::SystemHealth]), None;
+    POST   "/api/v1/dead-letters/{dead_letter_id}/redrive"               => dead_letters::redrive::redrive, Key(&[P::KeyManage]), Some("dead_letter.redrive");
     GET    "/openapi.json"                                               => system::docs::openapi_json, Open, None;
     GET    "/docs"                                                       => system::docs::docs, Open, None;
     GET    "/healthz"                                                    => system::probes::healthz, Open, None;

@@ -1,5 +1,6 @@
 //! The gateway by its front door: real HTTP, real rows, the memory bus, and deployers and executors that the test plays.
 
+mod dead_letters;
 mod deploy;
 mod door;
 mod drift;

@@ -4,6 +4,7 @@
 mod agents;
 mod blobs;
 mod causes;
+mod dead_letters;
 mod deployments;
 mod environments;
 mod executions;
