@@ -32,7 +32,7 @@ use self::serve::Courier;
 use crate::{
     error::{Error, Result},
     events::{self, Events, Ring},
-    link::{self, Link},
+    link::Link,
     message::{Limits, Message},
     meter::Meter,
     requests::{self, Requests},

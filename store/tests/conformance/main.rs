@@ -15,6 +15,7 @@ mod links;
 mod logs;
 mod nodes;
 mod s3;
+mod waiting;
 mod world;
 
 /// Every case once per engine.
@@ -55,8 +56,6 @@ conformance! {
         again_is_queued_until_it_is_due,
         a_loss_counts_and_queues,
         only_the_queued_are_cancelled,
-        only_the_queued_are_postponed,
-        what_never_began_is_withdrawn,
         progress_only_of_the_running_attempt,
         lists_filter_page_and_count,
         unfinished_by_due_time_and_no_others,
@@ -64,6 +63,9 @@ conformance! {
         every_text_comes_back_as_it_went,
         a_megabyte_comes_back,
         accounts_do_not_meet;
+    waiting:
+        only_the_queued_are_postponed,
+        what_never_began_is_withdrawn;
     groups:
         two_thousand_writers_each_win_once,
         the_same_key_twice_in_one_batch,

@@ -118,8 +118,8 @@ async fn a_disk_that_fills_is_said_and_what_was_accepted_is_done() {
     let within = Duration::from_secs(30);
     wait::until("an end cannot be recorded", within, || async {
         let log = cluster.log();
-        let put_back = log.contains("put back") && log.contains(&running);
-        put_back.then_some(()).ok_or(log)
+        let refused = log.contains("a batch of writes was not committed");
+        refused.then_some(()).ok_or(log)
     })
     .await;
 
