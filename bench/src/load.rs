@@ -1,10 +1,13 @@
-//! Load: a closed loop over some connections for some time, or one request on each of very many connections at once.
+//! Load: over some connections in a closed loop or at a given rate, or one request on each of very many connections at once.
 
 use crate::http::Connection;
 use anyhow::{Result, bail};
 use std::{
     net::SocketAddr,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 use tokio::{sync::Barrier, task::JoinSet};
@@ -26,44 +29,109 @@ impl Figures {
     }
 }
 
-pub async fn closed_loop(
-    address: SocketAddr,
-    request: Vec<u8>,
-    connections: usize,
-    lasts: Duration,
-) -> Result<Figures> {
-    let request = Arc::new(request);
-    let start = Arc::new(Barrier::new(connections));
+/// A server, and what is sent to it in turn.
+#[derive(Clone)]
+pub struct Target {
+    pub address: SocketAddr,
+    pub requests: Arc<[Vec<u8>]>,
+}
+
+impl Target {
+    pub fn one(address: SocketAddr, request: Vec<u8>) -> Self {
+        Self {
+            address,
+            requests: Arc::new([request]),
+        }
+    }
+}
+
+/// When the next request is sent, each connection having one in flight.
+#[derive(Clone, Copy)]
+pub enum Pace {
+    /// At once, for so long.
+    For(Duration),
+    /// At once, so many in all.
+    Count(usize),
+    /// So many in all, each at its own moment, whether those before it were answered or not; latencies count from that moment.
+    Every { count: usize, per_second: f64 },
+}
+
+/// What the connections of one run share.
+struct Run {
+    pace: Pace,
+    start: Barrier,
+    next: AtomicUsize,
+}
+
+/// What one connection saw.
+#[derive(Default)]
+struct Seen {
+    latencies: Vec<f64>,
+    failed: usize,
+    lasted: Duration,
+}
+
+/// Drives `targets`, the connections dealt out among them.
+pub async fn drive(targets: &[Target], connections: usize, pace: Pace) -> Result<Figures> {
+    let run = Arc::new(Run {
+        pace,
+        start: Barrier::new(connections),
+        next: AtomicUsize::new(0),
+    });
     let mut loops = JoinSet::new();
-    for _ in 0..connections {
-        let (request, start) = (Arc::clone(&request), Arc::clone(&start));
-        loops.spawn(async move {
-            let mut connection = Connection::open(address).await?;
-            start.wait().await;
-            let (began, mut latencies, mut failed) =
-                (Instant::now(), Vec::with_capacity(65_536), 0);
-            while began.elapsed() < lasts {
-                let sent = Instant::now();
-                let answer = connection.send(&request).await?;
-                latencies.push(sent.elapsed().as_secs_f64() * 1000.0);
-                failed += usize::from(!fine(&answer));
-            }
-            anyhow::Ok((latencies, failed))
-        });
+    for (place, target) in targets.iter().cycle().take(connections).enumerate() {
+        loops.spawn(one_of(Arc::clone(&run), target.clone(), place));
     }
-    let (mut latencies, mut failed) = (Vec::new(), 0);
+    let mut all = Seen::default();
     while let Some(done) = loops.join_next().await {
-        let (some, bad) = done??;
-        latencies.extend(some);
-        failed += bad;
+        let seen = done??;
+        all.latencies.extend(seen.latencies);
+        all.failed += seen.failed;
+        all.lasted = all.lasted.max(seen.lasted);
     }
-    let per_second = latencies.len() as f64 / lasts.as_secs_f64();
-    latencies.sort_by(f64::total_cmp);
+    let lasted = match pace {
+        Pace::For(lasts) => lasts,
+        Pace::Count(_) | Pace::Every { .. } => all.lasted,
+    };
+    all.latencies.sort_by(f64::total_cmp);
     Ok(Figures {
-        latencies,
-        failed,
-        per_second,
+        per_second: all.latencies.len() as f64 / lasted.as_secs_f64(),
+        latencies: all.latencies,
+        failed: all.failed,
     })
+}
+
+async fn one_of(run: Arc<Run>, target: Target, place: usize) -> Result<Seen> {
+    // One that cannot be opened must not leave the others waiting at the start.
+    let opened = open_patiently(target.address).await;
+    run.start.wait().await;
+    let mut connection = opened?;
+    let (began, mut seen) = (Instant::now(), Seen::default());
+    for request in target.requests.iter().cycle().skip(place) {
+        let Some(due) = run.due(began) else { break };
+        tokio::time::sleep_until(due.into()).await;
+        let answer = connection.send(request).await?;
+        seen.latencies.push(due.elapsed().as_secs_f64() * 1000.0);
+        seen.failed += usize::from(!fine(&answer));
+        seen.lasted = began.elapsed();
+    }
+    Ok(seen)
+}
+
+impl Run {
+    /// When the next request is to be sent; `None`: there is none.
+    fn due(&self, began: Instant) -> Option<Instant> {
+        let turn = || self.next.fetch_add(1, Ordering::Relaxed);
+        match self.pace {
+            Pace::For(lasts) => (began.elapsed() < lasts).then(Instant::now),
+            Pace::Count(count) => (turn() < count).then(Instant::now),
+            Pace::Every { count, per_second } => {
+                let turn = turn();
+                let after = Duration::from_secs_f64(turn as f64 / per_second);
+                (turn < count).then(|| began + after)
+            }
+        }
+    }
 }
 
 /// Opens `count` connections first, then sends one request on each at the same moment.

@@ -1,21 +1,31 @@
 //! Phalanx beside its peer: the same handler, the same client, the same machine, in turns within one run.
 
+mod backing;
+mod beside;
+mod cluster;
+mod front;
 mod http;
 mod load;
+mod process;
+mod rows;
+mod runs;
 mod servers;
+mod table;
 
 use anyhow::{Result, bail};
 use clap::Parser;
-use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
-use load::{Figures, all_at_once, closed_loop};
+use front::Size;
+use load::{Figures, Pace, Target, all_at_once, drive};
 use serde_json::json;
 use servers::{Peer, Phalanx};
 use std::{
-    io::Write,
     path::PathBuf,
     time::{Duration, Instant},
 };
+use table::{Row, show};
+use tokio::signal::unix::{SignalKind, signal};
 
+const WARM_UP: Pace = Pace::For(Duration::from_secs(1));
 const ECHO: &str = "def handler(input):\n    return input\n";
 const SLEEP: &str =
     "import asyncio\n\nasync def handler(input):\n    await asyncio.sleep(1)\n    return input\n";
@@ -34,16 +44,10 @@ struct Arguments {
     rounds: usize,
     #[arg(long, default_value_t = 10_000)]
     at_once: usize,
-    /// echo, sleep, cold; all without any.
+    #[command(flatten)]
+    cluster: beside::Options,
+    /// echo, sleep, cold; all without any. Or cluster, alone or with sync, reads, async, stored, agents.
     what: Vec<String>,
-}
-
-struct Row {
-    what: String,
-    phalanx: String,
-    peer: String,
-    ratio: String,
-    aim: &'static str,
 }
 
 fn main() -> Result<()> {
@@ -55,26 +59,29 @@ fn main() -> Result<()> {
         .worker_threads(2)
         .enable_all()
         .build()?;
-    let rows = runtime.block_on(run(&arguments))?;
-    let mut table = Table::new();
-    table.load_style(UTF8_FULL_CONDENSED).set_header([
-        "what",
-        "Phalanx",
-        "BedrockAgentCoreApp + uvicorn",
-        "ratio",
-        "aim",
-    ]);
-    for row in rows {
-        table.add_row([
-            row.what,
-            row.phalanx,
-            row.peer,
-            row.ratio,
-            row.aim.to_owned(),
-        ]);
+    runtime.block_on(async {
+        let mut terminated = signal(SignalKind::terminate())?;
+        // What is dropped here ends what it has started.
+        tokio::select! {
+            done = measure(&arguments) => done,
+            _ = tokio::signal::ctrl_c() => bail!("interrupted"),
+            _ = terminated.recv() => bail!("terminated"),
+        }
+    })
+}
+
+async fn measure(arguments: &Arguments) -> Result<()> {
+    if arguments.what.first().is_some_and(|what| what == "cluster") {
+        let (rows, failed) = beside::run(arguments, &arguments.what[1..]).await?;
+        show(["what", "embedded", "cluster", "ratio", "aim"], rows)?;
+        if failed > 0 {
+            bail!("{failed} parts could not be measured");
+        }
+        return Ok(());
     }
-    writeln!(std::io::stdout(), "{table}")?;
-    Ok(())
+    let rows = run(arguments).await?;
+    let peer = "BedrockAgentCoreApp + uvicorn";
+    show(["what", "Phalanx", peer, "ratio", "aim"], rows)
 }
 
 async fn run(arguments: &Arguments) -> Result<Vec<Row>> {
@@ -83,7 +90,7 @@ async fn run(arguments: &Arguments) -> Result<Vec<Row>> {
     let phalanx = Phalanx::start(&arguments.phalanx).await?;
     let mut rows = Vec::new();
     if wanted("echo") {
-        phalanx.deploy("echo", ECHO, 100, (1, 1)).await?;
+        phalanx.front.deploy("echo", ECHO, size(100, 1, 1)).await?;
         let peer = Peer::start(&arguments.python, "echo.py").await?;
         rows.push(throughput(arguments, &phalanx, &peer).await?);
         rows.push(latency(arguments, &phalanx, &peer).await?);
@@ -91,7 +98,8 @@ async fn run(arguments: &Arguments) -> Result<Vec<Row>> {
     if wanted("sleep") {
         let instances = u32::try_from(arguments.at_once.div_ceil(1000))?;
         phalanx
-            .deploy("sleep", SLEEP, 1000, (instances, instances))
+            .front
+            .deploy("sleep", SLEEP, size(1000, instances, instances))
             .await?;
         let peer = Peer::start(&arguments.python, "sleep.py").await?;
         rows.push(sleepers(arguments, &phalanx, &peer).await?);
@@ -100,6 +108,15 @@ async fn run(arguments: &Arguments) -> Result<Vec<Row>> {
         rows.push(cold(&phalanx).await?);
     }
     Ok(rows)
+}
+
+fn size(concurrency: u32, min: u32, max: u32) -> Size {
+    Size {
+        concurrency,
+        memory_mb: 512,
+        min,
+        max,
+    }
 }
 
 fn parameters() -> serde_json::Value {
@@ -111,13 +128,13 @@ async fn throughput(arguments: &Arguments, phalanx: &Phalanx, peer: &Peer) -> Re
     let (ours, theirs) = median(pairs, |(ours, theirs)| ours.per_second / theirs.per_second);
     Ok(Row {
         what: "sync echo, 64 connections: executions/s".to_owned(),
-        phalanx: format!(
+        one: format!(
             "{:.0} (p50 {:.2} ms, p99 {:.2} ms)",
             ours.per_second,
             ours.percentile(0.5),
             ours.percentile(0.99)
         ),
-        peer: format!(
+        other: format!(
             "{:.0} (p50 {:.2} ms, p99 {:.2} ms)",
             theirs.per_second,
             theirs.percentile(0.5),
@@ -135,12 +152,12 @@ async fn latency(arguments: &Arguments, phalanx: &Phalanx, peer: &Peer) -> Resul
     });
     Ok(Row {
         what: "sync echo, 1 connection: median ms".to_owned(),
-        phalanx: format!(
+        one: format!(
             "{:.3} (p99 {:.2})",
             ours.percentile(0.5),
             ours.percentile(0.99)
         ),
-        peer: format!(
+        other: format!(
             "{:.3} (p99 {:.2})",
             theirs.percentile(0.5),
             theirs.percentile(0.99)
@@ -156,29 +173,19 @@ async fn pairs(
     peer: &Peer,
     connections: usize,
 ) -> Result<Vec<(Figures, Figures)>> {
-    let lasts = Duration::from_secs(arguments.seconds);
+    let lasts = Pace::For(Duration::from_secs(arguments.seconds));
     let (our_request, their_request) = (
-        phalanx.execute("echo", &parameters()),
+        phalanx.front.execute("echo", &parameters()),
         peer.invoke(&parameters()),
     );
-    closed_loop(
-        phalanx.address,
-        our_request.clone(),
-        connections,
-        Duration::from_secs(1),
-    )
-    .await?;
-    closed_loop(
-        peer.address,
-        their_request.clone(),
-        connections,
-        Duration::from_secs(1),
-    )
-    .await?;
+    let ours = [Target::one(phalanx.front.address(), our_request)];
+    let theirs = [Target::one(peer.address, their_request)];
+    drive(&ours, connections, WARM_UP).await?;
+    drive(&theirs, connections, WARM_UP).await?;
     let mut pairs = Vec::new();
     for _ in 0..arguments.rounds {
-        let ours = closed_loop(phalanx.address, our_request.clone(), connections, lasts).await?;
-        let theirs = closed_loop(peer.address, their_request.clone(), connections, lasts).await?;
+        let ours = drive(&ours, connections, lasts).await?;
+        let theirs = drive(&theirs, connections, lasts).await?;
         if ours.failed + theirs.failed > 0 {
             bail!(
                 "{} of ours and {} of theirs failed",
@@ -203,8 +210,8 @@ fn median(
 async fn sleepers(arguments: &Arguments, phalanx: &Phalanx, peer: &Peer) -> Result<Row> {
     let count = arguments.at_once;
     let ours = all_at_once(
-        phalanx.address,
-        phalanx.execute("sleep", &parameters()),
+        phalanx.front.address(),
+        phalanx.front.execute("sleep", &parameters()),
         count,
     )
     .await?;
@@ -219,8 +226,8 @@ async fn sleepers(arguments: &Arguments, phalanx: &Phalanx, peer: &Peer) -> Resu
     };
     Ok(Row {
         what: format!("{count} at once, each sleeps 1 s: median ms"),
-        phalanx: say(&ours),
-        peer: say(&theirs),
+        one: say(&ours),
+        other: say(&theirs),
         ratio: format!("{:.2}×", ours.percentile(0.5) / theirs.percentile(0.5)),
         aim: "< 0.5×, none failed",
     })
@@ -231,18 +238,18 @@ async fn cold(phalanx: &Phalanx) -> Result<Row> {
     let mut figures = Vec::new();
     for round in 0..15 {
         let agent = format!("cold-{round}");
-        phalanx.deploy(&agent, "def handler(input):\n    import os\n    os._exit(0) if input else None\n    return 1\n", 1, (0, 1)).await?;
+        phalanx.front.deploy(&agent, "def handler(input):\n    import os\n    os._exit(0) if input else None\n    return 1\n", size(1, 0, 1)).await?;
         // The instance that proved the agent leaves by its own hand; what follows finds none.
-        let mut connection = http::Connection::open(phalanx.address).await?;
+        let mut connection = http::Connection::open(phalanx.front.address()).await?;
         connection
-            .send(&phalanx.execute(&agent, &json!({"leave": true})))
+            .send(&phalanx.front.execute(&agent, &json!({"leave": true})))
             .await?;
-        while !phalanx.instances(&agent).await?.is_empty() {
+        while !phalanx.front.instances(&agent).await?.is_empty() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         let sent = Instant::now();
         let answer = connection
-            .send(&phalanx.execute(&agent, &json!({})))
+            .send(&phalanx.front.execute(&agent, &json!({})))
             .await?;
         figures.push(sent.elapsed().as_secs_f64() * 1000.0);
         if answer.status != 200 || !String::from_utf8_lossy(&answer.body).contains("completed") {
@@ -256,8 +263,8 @@ async fn cold(phalanx: &Phalanx) -> Result<Row> {
     let middle = figures[figures.len() / 2];
     Ok(Row {
         what: "cold start (no instance, no packages): median ms".to_owned(),
-        phalanx: format!("{middle:.1} (max {:.1})", figures[figures.len() - 1]),
-        peer: "–".to_owned(),
+        one: format!("{middle:.1} (max {:.1})", figures[figures.len() - 1]),
+        other: "–".to_owned(),
         ratio: "–".to_owned(),
         aim: "< 300 ms",
     })
