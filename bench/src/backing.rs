@@ -1,4 +1,5 @@
 //! What a cluster stands on: a NATS server and a Postgres of its own on loopback, both writing to disk as they do in earnest.
+//! Their programs are on the PATH: `bench/run` puts them there.
 
 use crate::process::{Process, free_port};
 use anyhow::{Context, Result, bail};
@@ -7,7 +8,7 @@ use std::{
     fs::{self, File, Permissions},
     net::TcpStream,
     os::unix::{fs::PermissionsExt, process::CommandExt},
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
@@ -16,34 +17,21 @@ const STARTS_WITHIN: Duration = Duration::from_secs(60);
 /// Postgres refuses to run as root; Debian's package makes this user.
 const POSTGRES_USER: &str = "postgres";
 
-/// Where the servers' programs are.
-#[derive(clap::Args)]
-pub struct Programs {
-    /// The NATS server, for `cluster`.
-    #[arg(long, default_value = "nats-server")]
-    nats_server: PathBuf,
-    /// The folder of initdb, postgres and psql, for `cluster`.
-    #[arg(long, default_value = "/usr/bin")]
-    postgres_bin: PathBuf,
-}
-
 pub struct Backing {
     nats: Process,
     postgres: Process,
     pub nats_url: String,
     pub postgres_url: String,
-    pub psql: PathBuf,
 }
 
 impl Backing {
-    pub async fn start(programs: &Programs, dir: &Path) -> Result<Self> {
+    pub async fn start(dir: &Path) -> Result<Self> {
         let (nats_port, postgres_port) = (free_port()?, free_port()?);
         let mut backing = Self {
-            nats: nats(&programs.nats_server, dir, nats_port)?,
-            postgres: postgres(&programs.postgres_bin, dir, postgres_port)?,
+            nats: nats(dir, nats_port)?,
+            postgres: postgres(dir, postgres_port)?,
             nats_url: format!("nats://127.0.0.1:{nats_port}"),
             postgres_url: format!("postgres://postgres@127.0.0.1:{postgres_port}/postgres"),
-            psql: programs.postgres_bin.join("psql"),
         };
         backing.ready(nats_port).await?;
         Ok(backing)
@@ -52,10 +40,10 @@ impl Backing {
     async fn ready(&mut self, nats_port: u16) -> Result<()> {
         let began = Instant::now();
         loop {
-            let asked = Command::new(&self.psql)
+            let asked = Command::new("psql")
                 .args([&self.postgres_url, "-X", "-q", "-c", "SELECT 1"])
                 .output()
-                .with_context(|| format!("{} cannot be run", self.psql.display()))?;
+                .context("psql cannot be run: install postgresql")?;
             if asked.status.success() && TcpStream::connect(("127.0.0.1", nats_port)).is_ok() {
                 return Ok(());
             }
@@ -70,15 +58,15 @@ impl Backing {
     }
 }
 
-fn nats(program: &Path, dir: &Path, port: u16) -> Result<Process> {
-    let mut command = Command::new(program);
+fn nats(dir: &Path, port: u16) -> Result<Process> {
+    let mut command = Command::new("nats-server");
     command.args(["-a", "127.0.0.1", "-p", &port.to_string(), "-js", "-sd"]);
     command.arg(dir.join("nats"));
     log_to(&mut command, &dir.join("nats.log"))?;
     Process::start(&mut command, Signal::SIGTERM)
 }
 
-fn postgres(bin: &Path, dir: &Path, port: u16) -> Result<Process> {
+fn postgres(dir: &Path, port: u16) -> Result<Process> {
     let home = dir.join("postgres");
     fs::create_dir(&home)?;
     let user = if nix::unistd::geteuid().is_root() {
@@ -92,7 +80,7 @@ fn postgres(bin: &Path, dir: &Path, port: u16) -> Result<Process> {
         None
     };
     let as_postgres = |program: &str| {
-        let mut command = Command::new(bin.join(program));
+        let mut command = Command::new(program);
         if let Some(user) = &user {
             command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
         }
@@ -104,7 +92,7 @@ fn postgres(bin: &Path, dir: &Path, port: u16) -> Result<Process> {
     made.args(["-U", "postgres", "-A", "trust", "--no-sync"]);
     let made = made
         .output()
-        .with_context(|| format!("no initdb in {}: install postgresql", bin.display()))?;
+        .context("initdb cannot be run: install postgresql")?;
     if !made.status.success() {
         bail!("initdb: {}", String::from_utf8_lossy(&made.stderr));
     }

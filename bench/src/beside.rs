@@ -2,7 +2,7 @@
 //! time and share its cores with the client; ratios count, not single figures.
 
 use crate::{
-    Arguments, ECHO, WARM_UP, backing,
+    Arguments, ECHO, WARM_UP,
     cluster::Cluster,
     front::{Front, Size},
     load::{Figures, Pace, drive},
@@ -44,8 +44,6 @@ pub struct Options {
     /// Deployed agents, for `cluster`.
     #[arg(long, default_value_t = 200)]
     agents: usize,
-    #[command(flatten)]
-    programs: backing::Programs,
 }
 
 struct Beside<'a> {
@@ -67,7 +65,7 @@ pub async fn run(arguments: &Arguments, parts: &[String]) -> Result<(Vec<Row>, u
         bail!("{unknown} is no part of cluster; there are {PARTS:?}");
     }
     say("starting both")?;
-    let cluster = Cluster::start(&arguments.phalanx, &arguments.cluster.programs).await?;
+    let cluster = Cluster::start(&arguments.phalanx).await?;
     let embedded = Phalanx::start(&arguments.phalanx).await?;
     let mut beside = Beside {
         arguments,
@@ -114,7 +112,6 @@ impl Beside<'_> {
                 path: self.embedded.database(),
             },
             Rows::Pg {
-                psql: self.cluster.backing.psql.clone(),
                 url: self.cluster.backing.postgres_url.clone(),
             },
         ]
@@ -286,16 +283,16 @@ impl Beside<'_> {
         filled?;
         postgres.fill("echo", count)?;
         serves(&self.embedded.front, "echo").await?;
-        // Reads first: what runs is stored too.
         let step = (count / READ).max(1);
         let places = (0..READ).map(|turn| 1 + turn * SCATTER % READ * step % count.max(1));
         let paths: Vec<String> = places.map(|place| path_of(&stored_id(place))).collect();
         let reads = |front: &Front| paths.iter().map(|path| front.get(path)).collect();
         let executions = self.pair(1, 1, reads).await?;
-        let agent = |front: &Front| vec![front.get(AGENT)];
-        let agents = self.pair(1, 1, agent).await?;
         let echo = |front: &Front| vec![front.execute("echo", &parameters())];
         let runs = self.pair(1, MANY, echo).await?;
+        // Last: the database may still be at it when nobody waits for it any more.
+        let agent = |front: &Front| vec![front.get(AGENT)];
+        let agents = self.pair(1, 1, agent).await?;
         Ok(WithStored {
             runs,
             executions,

@@ -2,7 +2,7 @@
 //! their own, ended with the run.
 
 use crate::{
-    backing::{Backing, Programs, log_to},
+    backing::{Backing, log_to},
     front::Front,
     http::{Connection, request},
     process::{Process, free_port},
@@ -50,10 +50,10 @@ impl Drop for Folder {
 }
 
 impl Cluster {
-    pub async fn start(program: &Path, programs: &Programs) -> Result<Self> {
+    pub async fn start(program: &Path) -> Result<Self> {
         let dir = Folder(std::env::temp_dir().join(format!("phalanx-bench-{}", Uuid::new_v4())));
         fs::create_dir(&dir.0)?;
-        let backing = Backing::start(programs, &dir.0).await?;
+        let backing = Backing::start(&dir.0).await?;
         let mut cluster = Self {
             parts: Vec::new(),
             backing,

@@ -1,10 +1,7 @@
 //! The rows behind each side, for what cannot be asked by the front door: a million stored executions, and figures of all of them.
 
 use anyhow::{Context, Result, bail};
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{path::PathBuf, process::Command};
 
 /// Stored executions ended within so many milliseconds, so that none is too old to be kept.
 const SPAN_MS: u64 = 20 * 24 * 3600 * 1000;
@@ -29,7 +26,6 @@ pub enum Rows {
         path: PathBuf,
     },
     Pg {
-        psql: PathBuf,
         url: String,
     },
 }
@@ -125,30 +121,25 @@ impl Rows {
 
     /// Runs statements one after the other, and gives the rows of the last one, columns parted by `|`.
     fn ask(&self, statements: &[&str]) -> Result<String> {
-        let (program, mut command) = match self {
+        let mut command = match self {
             Self::Lite { python, path } => {
                 let mut command = Command::new(python);
                 command.args(["-c", SQLITE]).arg(path).args(statements);
-                (python, command)
+                command
             }
-            Self::Pg { psql, url } => {
-                let mut command = Command::new(psql);
+            Self::Pg { url } => {
+                let mut command = Command::new("psql");
                 command.args([url, "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1"]);
                 for statement in statements {
                     command.args(["-c", statement]);
                 }
-                (psql, command)
+                command
             }
         };
-        said(program, &mut command)
+        let output = command.output().context("the rows cannot be asked")?;
+        if !output.status.success() {
+            bail!("{}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(String::from_utf8(output.stdout)?)
     }
-}
-
-fn said(program: &Path, command: &mut Command) -> Result<String> {
-    let output = command.output();
-    let output = output.with_context(|| format!("{} cannot be run", program.display()))?;
-    if !output.status.success() {
-        bail!("{}", String::from_utf8_lossy(&output.stderr).trim());
-    }
-    Ok(String::from_utf8(output.stdout)?)
 }
