@@ -8,11 +8,11 @@ use crate::{
     load::{Figures, Pace, drive},
     median, parameters,
     rows::{Rows, Summary, stored_id},
-    runs::{MANY, deploy_all, executed, in_background, path_of, serves},
+    runs::{MANY, available_mb, deploy_all, executed, in_background, path_of, serves},
     servers::Phalanx,
     table::{Row, before_and_after, failures, ratio, throughput},
 };
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use std::{io::Write, time::Duration};
 
 const PARTS: [&str; 5] = ["sync", "reads", "async", "stored", "agents"];
@@ -325,15 +325,30 @@ impl Beside<'_> {
         for front in self.fronts() {
             deploy_all(front, &names[1..], size).await?;
         }
+        let beside = self.pair(1, MANY, echo(&names[..1])).await?;
         let among = self.pair(1, MANY, echo(&names)).await?;
-        Ok(vec![before_and_after(
-            format!(
-                "sync echo, 64 connections: executions/s of 1, then {count} agents (min_instances {min})"
+        let row = |what: String, after| {
+            before_and_after(
+                what,
+                (&alone, after),
+                |figures| figures.per_second,
+                "flat: ≥ 0.9×",
+            )
+        };
+        let sync = "sync echo, 64 connections: executions/s";
+        Ok(vec![
+            row(
+                format!(
+                    "{sync} of an agent alone, then of it beside {} idle ones",
+                    count - 1
+                ),
+                &beside,
             ),
-            (&alone, &among),
-            |figures| figures.per_second,
-            "flat: ≥ 0.9×",
-        )])
+            row(
+                format!("{sync} of an agent alone, then spread over {count} (min_instances {min})"),
+                &among,
+            ),
+        ])
     }
 }
 
@@ -344,16 +359,6 @@ fn size(instances: u32) -> Size {
         min: instances,
         max: instances,
     }
-}
-
-fn available_mb() -> Result<u64> {
-    let memory = std::fs::read_to_string("/proc/meminfo")?;
-    let line = memory
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"));
-    let words = line.and_then(|line| line.split_whitespace().next());
-    let kb: u64 = words.context("no MemAvailable")?.parse()?;
-    Ok(kb / 1024)
 }
 
 fn say(what: &str) -> Result<()> {

@@ -95,3 +95,14 @@ pub async fn serves(front: &Front, agent: &str) -> Result<()> {
 pub fn path_of(id: &str) -> String {
     format!("/api/v1/agents/echo/executions/{id}")
 }
+
+/// Memory of this machine that is free.
+pub fn available_mb() -> Result<u64> {
+    let memory = std::fs::read_to_string("/proc/meminfo")?;
+    let line = memory
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"));
+    let words = line.and_then(|line| line.split_whitespace().next());
+    let kb: u64 = words.context("no MemAvailable")?.parse()?;
+    Ok(kb / 1024)
+}
