@@ -34,6 +34,8 @@ use tracing::Instrument;
 pub const SHOW_RUNNING_AFTER: Duration = Duration::from_millis(25);
 /// How long the row of a sync call may come after its end: it is written beside the run.
 const ROW_WITHIN: Duration = Duration::from_secs(5);
+/// Between two looks for it: about as long as a commit takes.
+const ROW_PAUSE: Duration = Duration::from_millis(1);
 
 /// How long the end of an execution is held while the database is away.
 const AWAY_WITHIN: Duration = Duration::from_secs(60);
@@ -468,10 +470,10 @@ impl Runner {
                 }
                 // The row of a sync call is written beside the run, by another process perhaps: it came just now, or comes.
                 Some(_) if tokio::time::Instant::now() < deadline => {
-                    tokio::time::sleep(Duration::from_millis(1)).await;
+                    tokio::time::sleep(ROW_PAUSE).await;
                 }
                 None if !mode.is_durable() && tokio::time::Instant::now() < deadline => {
-                    tokio::time::sleep(Duration::from_millis(5)).await;
+                    tokio::time::sleep(ROW_PAUSE).await;
                 }
                 Some(_) => return Err(Error::conflict("the execution's row cannot be ended")),
                 None => return Err(Error::unavailable("the execution's row is not there")),

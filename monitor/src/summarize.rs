@@ -12,8 +12,7 @@ use domain::{
 use proto::v1::Summary;
 use store::Store;
 
-/// A percentile needs every figure; for more agents, or more executions of one, there is none.
-const MOST_AGENTS: usize = 5;
+/// A percentile needs every figure: it is for one version, of not more executions than this.
 const MOST_ROWS: usize = 200_000;
 
 pub struct Asked<'a> {
@@ -29,11 +28,10 @@ pub async fn summarize(config: &Config, store: &Store, asked: Asked<'_>) -> Resu
     let totals = store
         .totals(asked.account, asked.agents, asked.version, asked.since)
         .await?;
-    let few = !asked.agents.is_empty() && asked.agents.len() <= MOST_AGENTS;
     let mut summaries = Vec::with_capacity(totals.len());
     for total in totals {
         let small = usize::try_from(total.total).is_ok_and(|total| total <= MOST_ROWS);
-        let p95_ms = if few && small {
+        let p95_ms = if small && asked.version.is_some() {
             p95(config, store, &asked, &total.agent_id).await?
         } else {
             None

@@ -245,7 +245,8 @@ async fn totals_and_their_percentile() {
         let summary = &answer.summaries[0];
         assert_eq!(summary.total, inside.len() as u64);
         assert!(near(summary.avg_ms, mean(&durations)));
-        assert_eq!(summary.p95_ms, percentile(&durations, 0.95));
+        let p95 = version.and_then(|_| percentile(&durations, 0.95));
+        assert_eq!(summary.p95_ms, p95);
         assert_eq!(summary.first_ms, inside.iter().map(|ran| ran.at).min());
     }
     let all = world

@@ -19,8 +19,8 @@ async fn said(cluster: &Cluster, id: &str) -> String {
 async fn code_and_environments_come_from_there() {
     let shared = std::env::temp_dir().join(format!("phx-blobs-{}", uuid::Uuid::new_v4().simple()));
     let url = format!("file://{}", shared.display());
-    let mut cluster =
-        Cluster::start_with(Options::default().set("PHALANX__BLOBS__URL", &url)).await;
+    // It is killed and started again: that is about the one process that does everything.
+    let mut cluster = Cluster::embedded(Options::default().set("PHALANX__BLOBS__URL", &url)).await;
     let first = said(&cluster, "first").await;
     assert!(first.contains("is built"), "{first}");
     assert!(first.contains("is kept for other executors"), "{first}");
