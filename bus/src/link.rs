@@ -14,8 +14,8 @@ pub struct State {
 pub struct Link(pub(crate) watch::Receiver<State>);
 
 impl Link {
-    /// In memory nothing breaks.
-    pub(crate) fn unbreakable() -> (watch::Sender<State>, Self) {
+    /// One that stands, and who says when it breaks; in memory nobody does.
+    pub(crate) fn standing() -> (watch::Sender<State>, Self) {
         let (sender, receiver) = watch::channel(State {
             up: true,
             breaks: 0,

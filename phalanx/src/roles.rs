@@ -4,7 +4,7 @@ use crate::{
     backing, configs,
     data_dir::DataDir,
     settings::Settings,
-    signals::told_to_leave,
+    signals::{how_it_ended, told_to_leave},
     telemetry::{Exporter, Figures},
 };
 use anyhow::{Context, Result, bail};
@@ -242,10 +242,6 @@ impl Ground {
             () = leaving => tracing::info!("left"),
             () = told_to_leave() => tracing::warn!("left at once; another process goes on with what ran"),
         }
-        match ended_early {
-            Some(Ok(Err(error))) => Err(error.into()),
-            Some(Err(panic)) => Err(panic.into()),
-            Some(Ok(Ok(()))) | None => Ok(()),
-        }
+        how_it_ended(ended_early)
     }
 }

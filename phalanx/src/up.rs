@@ -4,7 +4,7 @@ use crate::{
     configs,
     data_dir::DataDir,
     settings::Settings,
-    signals::told_to_leave,
+    signals::{how_it_ended, told_to_leave},
     telemetry::{Exporter, Figures},
     welcome,
 };
@@ -121,11 +121,7 @@ pub async fn run(settings: Settings, exporter: &mut Exporter) -> Result<()> {
         () = leaving => tracing::info!("left"),
         () = told_to_leave() => tracing::warn!("left at once; what ran is gone on with at the next start"),
     }
-    match ended_early {
-        Some(Ok(Err(error))) => Err(error.into()),
-        Some(Err(panic)) => Err(panic.into()),
-        Some(Ok(Ok(()))) | None => Ok(()),
-    }
+    how_it_ended(ended_early)
 }
 
 #[derive(Default)]

@@ -72,7 +72,7 @@ impl Bus {
             next_letter: Arc::new(AtomicU64::new(1)),
             stop: CancellationToken::new(),
             meter: Meter::default(),
-            link: Link::unbreakable(),
+            link: Link::standing(),
         }))
     }
 

@@ -63,7 +63,7 @@ struct Inner {
 impl Bus {
     pub(crate) async fn connect(config: Config) -> Result<Self> {
         let (reconnected, reconnections) = watch::channel(0);
-        let (broken, link) = Link::unbreakable();
+        let (broken, link) = Link::standing();
         let meter = Meter::default();
         let told = (reconnected, broken);
         let client = connect::connect(&config, told, meter.reconnections.clone()).await?;
