@@ -6,7 +6,7 @@
 
 use crate::{
     db::{Db, failed},
-    executions::{self, End, Key, New, Progress, Start, Withdraw},
+    executions::{End, Key, New, Progress, Start, Withdraw, statements},
     logs::Entry,
     meter::Counts,
 };
@@ -334,7 +334,7 @@ macro_rules! keyed {
 macro_rules! apply {
     ($connection:expr, $batch:expr) => {{
         let mut changed = Changed::default();
-        keyed!($connection, $batch.wholes, executions::whole, one => one.new.key, (one.new.as_ref(), one.end.as_ref()), changed.wholes);
+        keyed!($connection, $batch.wholes, statements::whole, one => one.new.key, (one.new.as_ref(), one.end.as_ref()), changed.wholes);
         keyed!($connection, $batch.inserts, New::statement, one => one.0.key, one.0.as_ref(), changed.inserts);
         keyed!($connection, $batch.starts, Start::statement, one => one.0.key, one.0.as_ref(), changed.starts);
         keyed!($connection, $batch.ends, End::statement, one => one.0.key, one.0.as_ref(), changed.ends);
