@@ -4,7 +4,7 @@ pub(crate) mod statements;
 mod waiting;
 
 use crate::{
-    db::{Store, corrupt, document, failed, json, parsed, read, write},
+    db::{Store, corrupt, document, failed, parsed, read, write},
     write::Op,
 };
 use domain::{
@@ -248,6 +248,14 @@ impl Store {
     pub async fn end_execution(&self, end: End) -> Result<bool> {
         self.writer
             .write(|answer| Op::End(Box::new(end), answer))
+            .await
+    }
+
+    /// The end of an execution that has no row yet, with the row; one that is there and open is ended. `false`: it has its
+    /// outcome already, or a later attempt.
+    pub async fn record_execution(&self, new: New, end: End) -> Result<bool> {
+        self.writer
+            .write(|answer| Op::Record(Box::new((new, end)), answer))
             .await
     }
 
