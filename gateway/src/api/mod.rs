@@ -4,6 +4,7 @@ pub mod agents;
 pub mod dead_letters;
 pub mod deployments;
 pub mod executions;
+pub mod keys;
 pub mod metrics;
 pub mod system;
 

@@ -33,6 +33,7 @@ pub fn somebody() -> Who {
             permissions: Key::all_permissions(),
             agents: None,
             expires_at: None,
+            rotate_at: None,
         }),
         request_id: "req_test".to_owned(),
         trace: None,

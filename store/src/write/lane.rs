@@ -29,6 +29,15 @@ enum Open {
     Pg(PgConnection),
 }
 
+impl Open {
+    async fn answers(&mut self) -> bool {
+        match self {
+            Self::Lite(_) => true,
+            Self::Pg(connection) => connection.ping().await.is_ok(),
+        }
+    }
+}
+
 impl Lane {
     pub fn most(db: &Db) -> usize {
         match db {
@@ -80,14 +89,11 @@ impl Lane {
         if closed {
             return Err(sqlx::Error::PoolClosed);
         }
-        match self.open.take() {
-            Some(Open::Pg(mut connection)) if self.used.elapsed() > TRUSTED => {
-                if connection.ping().await.is_ok() {
-                    return Ok(Open::Pg(connection));
-                }
+        if let Some(mut open) = self.open.take() {
+            let trusted = self.used.elapsed() < TRUSTED;
+            if trusted || open.answers().await {
+                return Ok(open);
             }
-            Some(open) => return Ok(open),
-            None => {}
         }
         Ok(match &self.db {
             Db::Lite { write, .. } => {

@@ -85,6 +85,7 @@ conformance! {
     keys:
         an_empty_store_begins_once,
         found_by_hash_until_revoked,
+        rotated_once_listed_and_revoked,
         environments_are_sealed_and_audits_kept;
     leases:
         of_many_that_race_one_holds_it,

@@ -8,6 +8,7 @@ mod dead_letters;
 mod deployments;
 mod environments;
 mod executions;
+mod keys;
 mod kinds;
 mod metrics;
 mod scale;
