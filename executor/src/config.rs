@@ -25,7 +25,7 @@ pub struct Config {
     pub logs: log::Bounds,
     /// Executions of one version that may wait for a slot.
     pub queue: usize,
-    /// An instance above the minimum that has nothing to do for so long is let go.
+    /// The stable window of the scaling: what load says over so long counts, and half as long again before anything is let go.
     pub idle: Duration,
     /// Instances that start at the same time; more wait their turn.
     pub starts: usize,

@@ -4,6 +4,9 @@
 //! when they are given back; the queue drives the growth.
 
 mod life;
+mod looks;
+mod scaling;
+mod starts;
 
 use crate::{
     instance::{Grounds, Instance, NotReady},
@@ -16,14 +19,14 @@ use domain::{
     id::{BootId, NodeId},
     instance,
     queue::Queue,
-    scale::{self, Decision},
+    scale::{Decision, Input, Scaler},
 };
+pub use starts::Starts;
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
-use store::instances::ScalingEvent;
-use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::sync::{Notify, oneshot};
 
 /// After the n-th failed start in a row, the next one waits twice as long as before, at most this long.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
@@ -34,14 +37,17 @@ pub struct Common {
     pub grounds: Grounds,
     pub node_id: NodeId,
     pub boot_id: BootId,
-    pub starts: Semaphore,
+    pub starts: Arc<Starts>,
     pub queue: usize,
+    /// The stable window of the scaling.
     pub idle: Duration,
 }
 
 pub struct Pool {
     pub version: Arc<Version>,
     common: Arc<Common>,
+    /// The origin of the scaler's time.
+    born: Instant,
     state: Mutex<State>,
     changed: Notify,
 }
@@ -50,7 +56,12 @@ struct State {
     envelope: Envelope,
     seats: Vec<Seat>,
     starting: u32,
+    /// Of all seats together.
+    in_flight: u32,
     waiting: Queue<Waiter>,
+    scaler: Scaler,
+    /// A task looks after those who wait.
+    watched: bool,
     failures: u32,
     last_failure: Option<NotReady>,
     not_before: Option<Instant>,
@@ -64,7 +75,18 @@ struct Seat {
     ready_at: Timestamp,
     in_flight: u32,
     idle_since: Instant,
-    draining: bool,
+    leaving: Leaving,
+    look: Option<looks::Look>,
+}
+
+/// Whether a seat takes work, and if not, how it ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leaving {
+    No,
+    /// There are too many: when what runs has ended, its background work too. It may be wanted back.
+    Retired,
+    /// It is not to be trusted: as soon as what runs has ended.
+    Quarantined,
 }
 
 struct Waiter(oneshot::Sender<Result<Lease, Failure>>);
@@ -115,7 +137,10 @@ impl Pool {
             envelope,
             seats: Vec::new(),
             starting: 0,
+            in_flight: 0,
             waiting,
+            scaler: Scaler::new(common.idle),
+            watched: false,
             failures: 0,
             last_failure: None,
             not_before: None,
@@ -125,6 +150,7 @@ impl Pool {
         Arc::new(Self {
             version,
             common,
+            born: Instant::now(),
             state: Mutex::new(state),
             changed: Notify::new(),
         })
@@ -172,6 +198,7 @@ impl Pool {
                 &mut state,
                 &Decision {
                     instances: 1,
+                    input: Input::Proof,
                     reason: "to see that the agent starts".to_owned(),
                 },
             );
@@ -183,6 +210,7 @@ impl Pool {
         if state.waiting.is_empty()
             && let Some(lease) = self.free_seat(&mut state)
         {
+            self.note_load(&mut state);
             return Place::Now(lease);
         }
         if state.closed {
@@ -199,7 +227,8 @@ impl Pool {
                 return Place::Full;
             }
         }
-        self.scale_with(&mut state);
+        self.note_load(&mut state);
+        self.look_after(&mut state);
         Place::Later(promise)
     }
 
@@ -208,9 +237,10 @@ impl Pool {
         let seat = state
             .seats
             .iter_mut()
-            .filter(|seat| !seat.draining && seat.in_flight < slots)
+            .filter(|seat| seat.takes_work() && seat.in_flight < slots)
             .min_by_key(|seat| seat.in_flight)?;
         seat.in_flight += 1;
+        state.in_flight += 1;
         Some(Lease {
             instance: Arc::clone(&seat.instance),
             pool: Arc::clone(self),
@@ -253,31 +283,37 @@ impl Pool {
             .find(|seat| seat.instance.id == lease.instance.id)
         {
             seat.in_flight = seat.in_flight.saturating_sub(1);
+            state.in_flight = state.in_flight.saturating_sub(1);
         }
         lease.armed = false;
     }
 
     fn release(self: &Arc<Self>, instance: &Arc<Instance>, quarantine: bool) {
-        let mut state = self.state();
+        let mut guard = self.state();
+        let state = &mut *guard;
         if let Some(seat) = state
             .seats
             .iter_mut()
             .find(|seat| Arc::ptr_eq(&seat.instance, instance))
         {
             seat.in_flight = seat.in_flight.saturating_sub(1);
-            seat.draining |= quarantine;
+            state.in_flight = state.in_flight.saturating_sub(1);
+            if quarantine {
+                seat.leaving = Leaving::Quarantined;
+            }
             if seat.in_flight == 0 {
                 seat.idle_since = Instant::now();
-                if seat.draining {
+                if seat.leaving == Leaving::Quarantined {
                     self.end(&seat.instance);
                 }
             }
         }
-        self.hand_out(&mut state);
+        self.hand_out(state);
+        self.note_load(state);
         if quarantine {
-            self.scale_with(&mut state);
+            self.scale_with(state);
         }
-        drop(state);
+        drop(guard);
         self.changed.notify_waiters();
     }
 
@@ -286,7 +322,7 @@ impl Pool {
         let mut state = self.state();
         let mut seats = state.seats.iter_mut();
         if let Some(seat) = seats.find(|seat| Arc::ptr_eq(&seat.instance, instance)) {
-            seat.draining = true;
+            seat.leaving = Leaving::Quarantined;
         }
     }
 
@@ -297,118 +333,6 @@ impl Pool {
             .iter()
             .find(|seat| Arc::ptr_eq(&seat.instance, instance))
             .is_none_or(|seat| seat.in_flight <= 1)
-    }
-
-    /// Brings the number of instances to what it should be.
-    pub fn scale(self: &Arc<Self>) {
-        let mut state = self.state();
-        self.scale_with(&mut state);
-    }
-
-    fn scale_with(self: &Arc<Self>, state: &mut State) {
-        if state.closed || state.envelope.state == EnvelopeState::Retired {
-            return;
-        }
-        let living = state.seats.iter().filter(|seat| !seat.draining);
-        let seen = scale::Seen {
-            instances: u32::try_from(living.clone().count()).unwrap_or(u32::MAX) + state.starting,
-            in_flight: living.clone().map(|seat| seat.in_flight).sum(),
-            waiting: u32::try_from(state.waiting.len()).unwrap_or(u32::MAX),
-            idle: u32::try_from(living.filter(|seat| seat.is_idle(self.common.idle)).count())
-                .unwrap_or(u32::MAX),
-        };
-        let spec = &self.version.spec;
-        let retiring = state.envelope.state == EnvelopeState::Retiring;
-        let limits = scale::Limits {
-            min: if retiring {
-                0
-            } else {
-                state.envelope.min_instances
-            },
-            // A version that retires still finishes what waits.
-            max: if retiring {
-                spec.scaling.max_instances.max(1)
-            } else {
-                state.envelope.max_instances
-            },
-            concurrency: spec.configuration.concurrent_executions,
-            target_utilization: spec.scaling.target_utilization,
-            idle: self.common.idle,
-        };
-        let Some(decision) = scale::decide(seen, limits) else {
-            return;
-        };
-        if decision.instances > seen.instances {
-            self.grow(state, &decision);
-        } else {
-            self.shrink(state, &decision, seen.instances);
-        }
-    }
-
-    fn grow(self: &Arc<Self>, state: &mut State, decision: &Decision) {
-        if state.not_before.is_some_and(|at| Instant::now() < at) {
-            return;
-        }
-        let living = u32::try_from(state.seats.iter().filter(|seat| !seat.draining).count())
-            .unwrap_or(u32::MAX)
-            + state.starting;
-        let more = decision.instances.saturating_sub(living);
-        if more == 0 {
-            return;
-        }
-        state.starting += more;
-        self.note(living, decision);
-        for _ in 0..more {
-            let pool = Arc::clone(self);
-            self.common
-                .grounds
-                .tasks
-                .spawn(async move { pool.start().await });
-        }
-    }
-
-    fn shrink(self: &Arc<Self>, state: &mut State, decision: &Decision, from: u32) {
-        let mut excess = from.saturating_sub(decision.instances);
-        let (before, over) = (excess, from > state.envelope.max_instances);
-        state.seats.sort_by_key(|seat| seat.in_flight);
-        for seat in &mut state.seats {
-            if excess > 0 && !seat.draining && (seat.is_idle(self.common.idle) || over) {
-                excess -= 1;
-                seat.draining = true;
-                if seat.in_flight == 0 {
-                    self.end(&seat.instance);
-                }
-            }
-        }
-        if excess < before {
-            self.note(from, decision);
-        }
-    }
-
-    fn note(&self, from: u32, decision: &Decision) {
-        let version = &self.version;
-        let event = ScalingEvent {
-            id: format!("scale_{}", uuid::Uuid::now_v7().as_simple()),
-            account: version.account.clone(),
-            agent_id: version.spec.agent_id.clone(),
-            version_id: version.id.clone(),
-            node_id: self.common.node_id.clone(),
-            at: self.common.grounds.store.now(),
-            reason: decision.reason.clone(),
-            from_instances: from,
-            to_instances: decision.instances,
-        };
-        let store = self.common.grounds.store.clone();
-        self.common.grounds.tasks.spawn(async move {
-            if let Err(error) = store.note_scaling(&event).await {
-                tracing::warn!(error = ?error, "a scaling event was not kept");
-            }
-        });
-    }
-
-    fn end(&self, instance: &Arc<Instance>) {
-        // The reader task kills and reaps when the link closes.
-        instance.link.close();
     }
 
     /// Lets go of everything: who waits is refused, what runs is killed and seen gone.
@@ -441,10 +365,10 @@ impl Pool {
         let state = self.state();
         let portrait = |seat: &Seat| Portrait {
             instance: Arc::clone(&seat.instance),
-            state: if seat.draining {
-                instance::State::Draining
-            } else {
+            state: if seat.takes_work() {
                 instance::State::Ready
+            } else {
+                instance::State::Draining
             },
             ready_at: seat.ready_at,
             in_flight: seat.in_flight,
@@ -453,7 +377,7 @@ impl Pool {
             envelope: state.envelope.clone(),
             instances: state.seats.iter().map(portrait).collect(),
             starting: state.starting,
-            in_flight: state.seats.iter().map(|seat| seat.in_flight).sum(),
+            in_flight: state.in_flight,
             waiting: u32::try_from(state.waiting.len()).unwrap_or(u32::MAX),
             failures: state.failures,
             failure: state.last_failure.clone(),
@@ -470,9 +394,8 @@ impl Pool {
             .envelope
             .max_instances
             .saturating_mul(self.version.spec.configuration.concurrent_executions);
-        let taken: u32 = state.seats.iter().map(|seat| seat.in_flight).sum();
         let waiting = u32::try_from(state.waiting.len()).unwrap_or(u32::MAX);
-        (most.saturating_sub(taken), waiting)
+        (most.saturating_sub(state.in_flight), waiting)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -496,8 +419,8 @@ impl State {
 }
 
 impl Seat {
-    fn is_idle(&self, least: Duration) -> bool {
-        self.in_flight == 0 && self.idle_since.elapsed() >= least
+    fn takes_work(&self) -> bool {
+        self.leaving == Leaving::No
     }
 }
 

@@ -1,23 +1,36 @@
 //! The life of an instance in its pool: started, seated or refused, outlived, and what is kept of it.
 
-use super::{FIRST_BACKOFF, LONGEST_BACKOFF, Pool, Seat};
+use super::{FIRST_BACKOFF, LONGEST_BACKOFF, Leaving, Pool, Seat};
 use crate::instance::{Instance, NotReady};
 use domain::{Timestamp, execution::Failure, id::InstanceId, instance};
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use store::instances::Instance as Row;
+
+/// Whoever needs longer to start waits for something, and others start beside it.
+const TURN: Duration = Duration::from_secs(5);
 
 impl Pool {
     pub(super) async fn start(self: Arc<Self>) {
-        let Ok(_turn) = self.common.starts.acquire().await else {
-            return;
-        };
+        let turn = self.turn().await;
         if self.state().is_over() {
             self.state().starting -= 1;
             return;
         }
         let id = InstanceId::from_uuid(uuid::Uuid::now_v7());
         let created_at = self.common.grounds.store.now();
-        match Instance::start(id.clone(), &self.version, &self.common.grounds).await {
+        let starting = Instance::start(id.clone(), &self.version, &self.common.grounds);
+        tokio::pin!(starting);
+        let started = tokio::select! {
+            started = &mut starting => started,
+            () = tokio::time::sleep(TURN) => {
+                drop(turn);
+                starting.await
+            }
+        };
+        match started {
             Ok(instance) => {
                 let took = self.common.grounds.store.now().since(created_at);
                 self.common.grounds.counts.started(took);
@@ -41,9 +54,11 @@ impl Pool {
                     ready_at,
                     in_flight: 0,
                     idle_since: Instant::now(),
-                    draining: false,
+                    leaving: Leaving::No,
+                    look: None,
                 });
                 self.hand_out(&mut state);
+                self.scale_with(&mut state);
             }
             unwanted
         };
@@ -79,7 +94,7 @@ impl Pool {
             let backoff = FIRST_BACKOFF * 2u32.saturating_pow(state.failures.min(10) - 1);
             state.not_before = Some(Instant::now() + backoff.min(LONGEST_BACKOFF));
             state.last_failure = Some(not_ready);
-            if state.starting == 0 && state.seats.iter().all(|seat| seat.draining) {
+            if state.starting == 0 && !state.seats.iter().any(Seat::takes_work) {
                 let now = self.common.grounds.store.now();
                 while let Some(waiter) = state.waiting.pop(now) {
                     waiter.0.send(Err(failure.clone())).ok();
@@ -107,7 +122,11 @@ impl Pool {
                 .seats
                 .iter()
                 .position(|seat| Arc::ptr_eq(&seat.instance, &instance));
-            at.map(|at| state.seats.swap_remove(at).ready_at)
+            at.map(|at| {
+                let seat = state.seats.swap_remove(at);
+                state.in_flight = state.in_flight.saturating_sub(seat.in_flight);
+                seat.ready_at
+            })
         };
         self.scale();
         let exit = instance.exited().await;
