@@ -102,6 +102,7 @@ pub(crate) async fn bind(config: Config, deps: Deps) -> Result<Executor> {
     store
         .end_instances_of_earlier_boots(&config.node_id, &boot_id, store.now())
         .await?;
+    store.end_crash_loops_of_node(&config.node_id).await?;
     let (hub, held, tasks) = (
         Arc::new(Hub::default()),
         Arc::new(Held::default()),
@@ -125,6 +126,7 @@ pub(crate) async fn bind(config: Config, deps: Deps) -> Result<Executor> {
         starts: Starts::new(config.starts),
         queue: config.queue,
         idle: config.idle,
+        sessions: config.sessions,
     };
     let stop = CancellationToken::new();
     let runner = Runner {

@@ -5,7 +5,9 @@
 
 mod life;
 mod looks;
+pub(crate) mod probes;
 mod scaling;
+mod sessions;
 mod starts;
 
 use crate::{
@@ -16,10 +18,12 @@ use domain::{
     Timestamp,
     envelope::{Envelope, State as EnvelopeState},
     execution::{Failure, Priority},
+    health::{Crashes, Health},
     id::{BootId, NodeId},
     instance,
     queue::Queue,
     scale::{Decision, Input, Scaler},
+    session,
 };
 pub use starts::Starts;
 use std::{
@@ -27,10 +31,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::sync::{Notify, oneshot};
-
-/// After the n-th failed start in a row, the next one waits twice as long as before, at most this long.
-const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
-const FIRST_BACKOFF: Duration = Duration::from_millis(250);
+use tokio_util::sync::CancellationToken;
 
 /// What all pools of an executor share.
 pub struct Common {
@@ -41,6 +42,7 @@ pub struct Common {
     pub queue: usize,
     /// The stable window of the scaling.
     pub idle: Duration,
+    pub sessions: session::Limits,
 }
 
 pub struct Pool {
@@ -48,6 +50,8 @@ pub struct Pool {
     common: Arc<Common>,
     /// The origin of the scaler's time.
     born: Instant,
+    /// Cancelled when this executor lets go of the version.
+    stop: CancellationToken,
     state: Mutex<State>,
     changed: Notify,
 }
@@ -65,6 +69,10 @@ struct State {
     failures: u32,
     last_failure: Option<NotReady>,
     not_before: Option<Instant>,
+    crashes: Crashes,
+    loop_since: Option<Timestamp>,
+    /// How the last start of a crash loop ended.
+    loop_failure: Option<Failure>,
     closed: bool,
     /// Others serve the version: durable work goes to them.
     hands_over: bool,
@@ -75,6 +83,12 @@ struct Seat {
     ready_at: Timestamp,
     in_flight: u32,
     idle_since: Instant,
+    /// It was called at all.
+    used: bool,
+    health: Health,
+    complaint: Option<String>,
+    /// Whose it is alone.
+    owner: Option<sessions::Owner>,
     leaving: Leaving,
     look: Option<looks::Look>,
 }
@@ -89,7 +103,13 @@ enum Leaving {
     Quarantined,
 }
 
-struct Waiter(oneshot::Sender<Result<Lease, Failure>>);
+struct Waiter {
+    answer: oneshot::Sender<Result<Lease, Failure>>,
+    priority: Priority,
+    since: Timestamp,
+    /// Where sessions have instances of their own.
+    session: Option<Arc<str>>,
+}
 
 /// A place in an instance; dropping it gives the place back.
 pub struct Lease {
@@ -144,6 +164,9 @@ impl Pool {
             failures: 0,
             last_failure: None,
             not_before: None,
+            crashes: Crashes::default(),
+            loop_since: None,
+            loop_failure: None,
             closed: false,
             hands_over: false,
         };
@@ -151,6 +174,7 @@ impl Pool {
             version,
             common,
             born: Instant::now(),
+            stop: CancellationToken::new(),
             state: Mutex::new(state),
             changed: Notify::new(),
         })
@@ -183,6 +207,7 @@ impl Pool {
         state.envelope = envelope;
         // A new order is a new chance.
         state.not_before = None;
+        state.crashes = Crashes::default();
         state.failures = 0;
         state.last_failure = None;
         drop(state);
@@ -205,11 +230,22 @@ impl Pool {
         }
     }
 
-    pub fn place(self: &Arc<Self>, priority: Priority, now: Timestamp) -> Place {
+    /// `session` counts where sessions have instances of their own.
+    pub fn place(
+        self: &Arc<Self>,
+        priority: Priority,
+        now: Timestamp,
+        session: Option<&str>,
+    ) -> Place {
         let mut state = self.state();
-        if state.waiting.is_empty()
-            && let Some(lease) = self.free_seat(&mut state)
-        {
+        let free = if self.is_by_session() {
+            self.own_seat(&mut state, session)
+        } else if state.waiting.is_empty() {
+            self.free_seat(&mut state)
+        } else {
+            None
+        };
+        if let Some(lease) = free {
             self.note_load(&mut state);
             return Place::Now(lease);
         }
@@ -220,9 +256,15 @@ impl Pool {
             return Place::Never(failure);
         }
         let (answer, promise) = oneshot::channel();
-        if let Err(waiter) = state.waiting.push(Waiter(answer), priority, now) {
+        let waiter = Waiter {
+            answer,
+            priority,
+            since: now,
+            session: session.filter(|_| self.is_by_session()).map(Arc::from),
+        };
+        if let Err(waiter) = state.waiting.push(waiter, priority, now) {
             // Those who gave up still stand in the queue.
-            state.waiting.remove(|waiter| waiter.0.is_closed());
+            state.waiting.remove(|waiter| waiter.answer.is_closed());
             if state.waiting.push(waiter, priority, now).is_err() {
                 return Place::Full;
             }
@@ -239,18 +281,26 @@ impl Pool {
             .iter_mut()
             .filter(|seat| seat.takes_work() && seat.in_flight < slots)
             .min_by_key(|seat| seat.in_flight)?;
+        Some(self.take(seat, &mut state.in_flight))
+    }
+
+    fn take(self: &Arc<Self>, seat: &mut Seat, in_flight: &mut u32) -> Lease {
         seat.in_flight += 1;
-        state.in_flight += 1;
-        Some(Lease {
+        seat.used = true;
+        *in_flight += 1;
+        Lease {
             instance: Arc::clone(&seat.instance),
             pool: Arc::clone(self),
             quarantine: false,
             armed: true,
-        })
+        }
     }
 
     /// Gives free seats to those who wait.
     fn hand_out(self: &Arc<Self>, state: &mut State) {
+        if self.is_by_session() {
+            return self.hand_out_own(state);
+        }
         let now = self.common.grounds.store.now();
         while !state.waiting.is_empty() {
             let Some(lease) = self.free_seat(state) else {
@@ -267,7 +317,7 @@ impl Pool {
     /// To the first who still waits; the lease comes back when nobody does.
     fn give(&self, state: &mut State, mut lease: Lease, now: Timestamp) -> Option<Lease> {
         while let Some(waiter) = state.waiting.pop(now) {
-            match waiter.0.send(Ok(lease)) {
+            match waiter.answer.send(Ok(lease)) {
                 Ok(()) => return None,
                 Err(Ok(returned)) => lease = returned,
                 Err(Err(_)) => return None,
@@ -303,6 +353,9 @@ impl Pool {
             }
             if seat.in_flight == 0 {
                 seat.idle_since = Instant::now();
+                if seat.is_spent() {
+                    seat.leaving = Leaving::Quarantined;
+                }
                 if seat.leaving == Leaving::Quarantined {
                     self.end(&seat.instance);
                 }
@@ -340,14 +393,15 @@ impl Pool {
         let instances: Vec<Arc<Instance>> = {
             let mut state = self.state();
             state.closed = true;
+            self.stop.cancel();
             // A dropped promise says that this pool is closed.
             state.waiting.remove(|_| true);
-            state
-                .seats
-                .iter()
-                .map(|seat| Arc::clone(&seat.instance))
-                .collect()
+            let seats = state.seats.iter();
+            seats.map(|seat| Arc::clone(&seat.instance)).collect()
         };
+        if self.state().loop_since.take().is_some() {
+            self.end_loop().await;
+        }
         futures::future::join_all(instances.iter().map(|instance| instance.kill())).await;
         // Those that were starting see `closed` and end themselves.
         loop {
@@ -413,8 +467,14 @@ impl State {
         let hopeless = self.starting == 0
             && self.seats.is_empty()
             && self.not_before.is_some_and(|at| Instant::now() < at);
-        let failed = self.last_failure.as_ref().filter(|_| hopeless)?;
-        Some(failed.failure.clone())
+        if !hopeless {
+            return None;
+        }
+        let started = self
+            .last_failure
+            .as_ref()
+            .map(|failed| failed.failure.clone());
+        started.or_else(|| self.loop_failure.clone().filter(|_| self.crashes.is_loop()))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Brings the number of instances to what `domain::scale` says, and keeps why.
 
-use super::{EnvelopeState, Instance, Leaving, Pool, State, starts::Turn};
+use super::{EnvelopeState, Instance, Leaving, Pool, State, sessions, starts::Turn};
 use domain::scale::{self, Decision, PATIENCE};
 use std::{
     sync::Arc,
@@ -15,12 +15,17 @@ impl Pool {
     /// Looks at the load, and ends what was retired and has nothing more to do.
     pub fn scale(self: &Arc<Self>) {
         let mut state = self.state();
+        self.end_sessions(&mut state);
         self.scale_with(&mut state);
         self.let_go(&mut state);
     }
 
     /// So many run and wait from now on.
     pub(super) fn note_load(&self, state: &mut State) {
+        if self.is_by_session() {
+            // Sessions are counted where it is decided.
+            return;
+        }
         let demand = state.in_flight + waiting(state);
         state.scaler.note(demand, self.born.elapsed());
     }
@@ -46,7 +51,7 @@ impl Pool {
             let mut state = self.state();
             if tidied.elapsed() >= TIDY_EVERY {
                 tidied = Instant::now();
-                state.waiting.remove(|waiter| waiter.0.is_closed());
+                state.waiting.remove(|waiter| waiter.answer.is_closed());
             }
             if state.waiting.is_empty() || state.is_over() {
                 state.watched = false;
@@ -62,7 +67,7 @@ impl Pool {
         }
         let ready = state.seats.iter().filter(|seat| seat.takes_work()).count();
         let now = self.common.grounds.store.now();
-        let seen = scale::Seen {
+        let mut seen = scale::Seen {
             ready: u32::try_from(ready).unwrap_or(u32::MAX),
             starting: state.starting,
             in_flight: state.in_flight,
@@ -75,7 +80,7 @@ impl Pool {
         };
         let spec = &self.version.spec;
         let retiring = state.envelope.state == EnvelopeState::Retiring;
-        let limits = scale::Limits {
+        let mut limits = scale::Limits {
             min: if retiring {
                 0
             } else {
@@ -90,6 +95,10 @@ impl Pool {
             concurrency: spec.configuration.concurrent_executions,
             target_utilization: spec.scaling.target_utilization,
         };
+        if self.is_by_session() {
+            (seen.in_flight, seen.waiting) = sessions::demand(state);
+            (limits.concurrency, limits.target_utilization) = (1, 1.0);
+        }
         let at = self.born.elapsed();
         let Some(decision) = state.scaler.decide(seen, limits, at) else {
             return;
@@ -116,7 +125,7 @@ impl Pool {
         let retired = state
             .seats
             .iter_mut()
-            .filter(|seat| seat.leaving == Leaving::Retired);
+            .filter(|seat| seat.leaving == Leaving::Retired && seat.owner.is_none());
         for seat in retired.take(more as usize) {
             (seat.leaving, seat.look) = (Leaving::No, None);
             more -= 1;
@@ -136,7 +145,11 @@ impl Pool {
         state
             .seats
             .sort_by_key(|seat| (seat.in_flight, seat.idle_since));
-        let working = state.seats.iter_mut().filter(|seat| seat.takes_work());
+        // Whose session it is, says when it goes.
+        let working = state
+            .seats
+            .iter_mut()
+            .filter(|seat| seat.takes_work() && seat.owner.is_none());
         for seat in working.take(excess as usize) {
             (seat.leaving, seat.look) = (Leaving::Retired, None);
         }

@@ -5,6 +5,7 @@ pub mod dead_letters;
 pub mod deployments;
 pub mod executions;
 pub mod metrics;
+pub mod sessions;
 pub mod system;
 
 use crate::params::Page;
