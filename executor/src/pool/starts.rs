@@ -92,16 +92,20 @@ mod tests {
                 order.lock().expect("no panic").push(name);
             }
         };
-        let gone = tokio::spawn(wait("gone"));
+        let mut tasks = tokio::task::JoinSet::new();
+        let gone = tasks.spawn(wait("gone"));
         tokio::task::yield_now().await;
-        let mut tasks: Vec<_> = (0..5).map(|_| tokio::spawn(wait("burst"))).collect();
+        for _ in 0..5 {
+            tasks.spawn(wait("burst"));
+        }
         tokio::task::yield_now().await;
-        tasks.push(tokio::spawn(wait("other")));
+        tasks.spawn(wait("other"));
         tokio::task::yield_now().await;
         gone.abort();
-        gone.await.expect_err("aborted");
+        let aborted = tasks.join_next().await.expect("a task");
+        aborted.expect_err("it was aborted");
         drop(first);
-        futures::future::join_all(tasks).await;
+        tasks.join_all().await;
         let order = order.lock().expect("no panic").clone();
         assert_eq!(
             order,
