@@ -179,6 +179,7 @@ async fn enqueue(node: &Node, row: &Execution, due_at: Timestamp) -> Result<()> 
         input: None,
         accepted_at: row.accepted_at,
         losses: row.losses,
+        has_row: true,
     };
     match node.bus.enqueue_execution(&execute, due_at).await {
         // A later sweep finds it again.

@@ -237,6 +237,7 @@ impl World {
             input: Some(RawValue::from_string(input.to_owned()).expect("JSON")),
             accepted_at: now(),
             losses: 0,
+            has_row: true,
         }
     }
 

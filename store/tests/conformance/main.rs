@@ -70,6 +70,7 @@ conformance! {
     groups:
         two_thousand_writers_each_win_once,
         the_same_key_twice_in_one_batch,
+        ends_are_recorded_with_their_rows,
         hundreds_are_withdrawn_at_once,
         a_refused_row_takes_nobody_with_it,
         closing_writes_what_waits;
