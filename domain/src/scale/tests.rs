@@ -387,7 +387,7 @@ fn random_loads() {
 fn short_work_in_bursts_starts_few() {
     // 100 at once of 2 ms each, ten times a second: one instance has them done before anybody is impatient.
     let told = simulate(300, 0.025, 0.3, LIMITS, |s| {
-        if (s * 10.0) as u64 % 10 == 0 {
+        if ((s * 10.0) as u64).is_multiple_of(10) {
             40.0
         } else {
             0.0
