@@ -20,6 +20,7 @@ pub mod place;
 pub mod queue;
 pub mod retry;
 pub mod scale;
+pub mod session;
 pub mod text;
 pub mod time;
 pub mod trace;

@@ -107,6 +107,7 @@ async fn living_boots(node: &Node) -> Result<HashSet<String>> {
             node.store
                 .end_instances_of_lost_node(&other.id, now)
                 .await?;
+            node.store.end_crash_loops_of_node(&other.id).await?;
         }
     }
     Ok(alive)

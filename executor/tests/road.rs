@@ -114,6 +114,7 @@ impl World {
             health_check: agent::HealthCheck::default(),
             custom_metrics: vec![],
             log_level: domain::log::Level::Info,
+            isolation: agent::Isolation::default(),
         };
         change(&mut spec);
         let (account, id) = (AccountId::default_account(), self.version_id());

@@ -3,7 +3,7 @@
 //! A line cannot be written without its access, and every line's handler runs behind [`door::guard`] with that access.
 
 use crate::{
-    api::{agents, dead_letters, deployments, executions, keys, metrics, system},
+    api::{agents, dead_letters, deployments, executions, keys, metrics, sessions, system},
     app::App,
     door::{self, Gate},
 };
@@ -64,6 +64,8 @@ endpoints! {
     DELETE "/api/v1/agents/{agent_id}"                                   => agents::delete::delete, Key(&[P::AgentDelete]), Some("agent.delete");
     GET    "/api/v1/agents/{agent_id}/versions"                          => agents::versions::versions, Key(&[P::AgentMonitor]), None;
     GET    "/api/v1/agents/{agent_id}/instances"                         => agents::instances::instances, Key(&[P::AgentMonitor]), None;
+    GET    "/api/v1/agents/{agent_id}/sessions"                          => sessions::list::list, Key(&[P::AgentMonitor]), None;
+    DELETE "/api/v1/agents/{agent_id}/sessions/{session_id}"             => sessions::end::end, Key(&[P::AgentExecute]), Some("session.end");
     GET    "/api/v1/agents/{agent_id}/logs"                              => agents::logs::logs, Key(&[P::AgentMonitor]), None;
     GET    "/api/v1/agents/{agent_id}/metrics"                           => metrics::get::get, Key(&[P::AgentMonitor]), None;
     GET    "/api/v1/agents/{agent_id}/deployments"                       => deployments::list::list, Key(&[P::AgentMonitor]), None;

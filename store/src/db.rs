@@ -240,12 +240,13 @@ fn names_a_missing_file(url: &str, error: &sqlx::Error) -> bool {
 
 fn migrator() -> Migrator {
     let texts = [
-        ("init", include_str!("../migrations/0001_init.sql")),
-        ("blobs", include_str!("../migrations/0002_blobs.sql")),
-        ("leases", include_str!("../migrations/0003_leases.sql")),
-        ("keys", include_str!("../migrations/0008_keys.sql")),
+        (1, "init", include_str!("../migrations/0001_init.sql")),
+        (2, "blobs", include_str!("../migrations/0002_blobs.sql")),
+        (3, "leases", include_str!("../migrations/0003_leases.sql")),
+        (7, "health", include_str!("../migrations/0007_health.sql")),
+        (8, "keys", include_str!("../migrations/0008_keys.sql")),
     ];
-    let migrations = texts.into_iter().zip(1..).map(|((name, text), version)| {
+    let migrations = texts.into_iter().map(|(version, name, text)| {
         let text = sqlx::SqlStr::from_static(text);
         Migration::new(version, name.into(), MigrationType::Simple, text, false)
     });

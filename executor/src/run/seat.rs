@@ -30,7 +30,8 @@ impl Runner {
         handle: &Handle,
         patience: Option<Timestamp>,
     ) -> Seat {
-        let mut promise = match pool.place(execute.options.priority, execute.accepted_at) {
+        let session = execute.caller.session_id.as_deref();
+        let mut promise = match pool.place(execute.options.priority, execute.accepted_at, session) {
             Place::Now(lease) => return Seat::Taken(lease),
             Place::Later(promise) => promise,
             Place::Full => return Seat::Full,

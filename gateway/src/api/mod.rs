@@ -6,6 +6,7 @@ pub mod deployments;
 pub mod executions;
 pub mod keys;
 pub mod metrics;
+pub mod sessions;
 pub mod system;
 
 use crate::params::Page;

@@ -9,6 +9,7 @@ mod deployments;
 mod executions;
 mod figures;
 mod groups;
+mod health;
 mod keys;
 mod leases;
 mod links;
@@ -77,6 +78,10 @@ conformance! {
         figures_are_half_open_and_ordered,
         totals_per_agent,
         counts_over_all_accounts;
+    health:
+        a_crash_loop_goes_on_until_it_ends,
+        instances_say_how_they_are,
+        sessions_by_what_they_executed;
     logs:
         lines_in_order_from_where_one_stopped,
         an_agents_newest_lines,
