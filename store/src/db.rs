@@ -213,11 +213,12 @@ fn names_a_missing_file(url: &str, error: &sqlx::Error) -> bool {
 
 fn migrator() -> Migrator {
     let texts = [
-        ("init", include_str!("../migrations/0001_init.sql")),
-        ("blobs", include_str!("../migrations/0002_blobs.sql")),
-        ("leases", include_str!("../migrations/0003_leases.sql")),
+        (1, "init", include_str!("../migrations/0001_init.sql")),
+        (2, "blobs", include_str!("../migrations/0002_blobs.sql")),
+        (3, "leases", include_str!("../migrations/0003_leases.sql")),
+        (5, "rollups", include_str!("../migrations/0005_rollups.sql")),
     ];
-    let migrations = texts.into_iter().zip(1..).map(|((name, text), version)| {
+    let migrations = texts.into_iter().map(|(version, name, text)| {
         let text = sqlx::SqlStr::from_static(text);
         Migration::new(version, name.into(), MigrationType::Simple, text, false)
     });

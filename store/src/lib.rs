@@ -26,6 +26,7 @@ pub mod keys;
 pub mod leases;
 pub mod logs;
 pub mod nodes;
+pub mod rollups;
 pub mod traffic;
 pub mod versions;
 
