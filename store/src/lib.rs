@@ -20,7 +20,6 @@ pub mod deployments;
 pub mod envelopes;
 pub mod environments;
 pub mod executions;
-pub mod figures;
 pub mod instances;
 pub mod keys;
 pub mod leases;

@@ -139,7 +139,7 @@ impl Store {
     ) -> Result<Vec<(Of, Ended)>> {
         let rows: Vec<EndedRow> = read!(self, pool => sqlx::query_as(ENDED).bind(from.0).bind(to.0).bind(i64::from(limit)).fetch_all(pool).await)
             .map_err(failed)?;
-        rows.into_iter().map(ended).collect()
+        rows.iter().map(ended).collect()
     }
 
     /// Minutes of `[from, to)` in which executions ended, by their start, and how many.
@@ -331,7 +331,7 @@ fn of(account: &str, agent: &str, version: &str) -> Result<Of> {
     })
 }
 
-fn ended(row: EndedRow) -> Result<(Of, Ended)> {
+fn ended(row: &EndedRow) -> Result<(Of, Ended)> {
     let metrics = row.10.as_deref().map(|text| document(text, "metrics"));
     let ended = Ended {
         completed_at: Timestamp(row.3),

@@ -234,7 +234,8 @@ async fn two_monitors_count_once() {
         .expect("binds");
     let stop = tokio_util::sync::CancellationToken::new();
     let token = stop.clone();
-    let served = tokio::spawn(async move { second.serve(token).await });
+    let mut served = tokio::task::JoinSet::new();
+    served.spawn(async move { second.serve(token).await });
     let ran = executions(7, 400);
     write(&world, &ran[..200], 0).await;
     // Whoever has the lease gives it back; the other goes on.
@@ -243,7 +244,8 @@ async fn two_monitors_count_once() {
     let answer = counted(&mut world, question(600_000, 1_200_000, "1m"), 400).await;
     equals_a_replay(&answer, &ran, (600_000, 60_000));
     stop.cancel();
-    served.await.expect("no panic").expect("serves");
+    let ended = served.join_next().await.expect("it was served");
+    ended.expect("no panic").expect("serves");
     world.close().await;
 }
 

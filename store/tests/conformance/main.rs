@@ -7,13 +7,13 @@ mod agents;
 mod blobs;
 mod deployments;
 mod executions;
-mod figures;
 mod groups;
 mod keys;
 mod leases;
 mod links;
 mod logs;
 mod nodes;
+mod rollups;
 mod s3;
 mod waiting;
 mod world;
@@ -72,10 +72,11 @@ conformance! {
         hundreds_are_withdrawn_at_once,
         a_refused_row_takes_nobody_with_it,
         closing_writes_what_waits;
-    figures:
-        figures_are_half_open_and_ordered,
-        totals_per_agent,
-        counts_over_all_accounts;
+    rollups:
+        ended_executions_by_their_end,
+        cells_are_written_with_their_position,
+        cells_are_read_by_agent_span_and_time_and_purged,
+        what_never_ran_has_no_latency;
     logs:
         lines_in_order_from_where_one_stopped,
         an_agents_newest_lines,
