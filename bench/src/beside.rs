@@ -13,7 +13,12 @@ use crate::{
     table::{Row, before_and_after, failures, ratio, throughput},
 };
 use anyhow::{Result, bail};
-use std::{io::Write, time::Duration};
+use serde_json::Value;
+use std::{
+    io::Write,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 const PARTS: [&str; 5] = ["sync", "reads", "async", "stored", "agents"];
 const NOOP: &str = "def handler(input):\n    return None\n";
@@ -27,6 +32,8 @@ const READ: usize = 1000;
 /// Prime to it: they are read in no order.
 const SCATTER: usize = 617;
 const AGENT: &str = "/api/v1/agents/echo";
+/// A monitor rolls up what was put into the rows behind its back.
+const COUNTED_WITHIN: Duration = Duration::from_secs(300);
 /// What an idle instance takes, generously.
 const INSTANCE_MB: u64 = 40;
 
@@ -57,6 +64,7 @@ struct WithStored {
     runs: (Figures, Figures),
     executions: (Figures, Figures),
     agents: (Figures, Figures),
+    months: (Figures, Figures),
 }
 
 /// The rows of the parts that are named, or of all of them; and how many parts failed.
@@ -269,6 +277,12 @@ impl Beside<'_> {
                 median,
                 "flat: ≤ 1.1×",
             ),
+            before_and_after(
+                format!("GET 30 days of metrics at 1h, 1 connection: median ms {what}"),
+                (&before.months, &after.months),
+                median,
+                "< 50 ms",
+            ),
         ])
     }
 
@@ -283,6 +297,9 @@ impl Beside<'_> {
         filled?;
         postgres.fill("echo", count)?;
         serves(&self.embedded.front, "echo").await?;
+        for front in self.fronts() {
+            counted(front, count).await?;
+        }
         let step = (count / READ).max(1);
         let places = (0..READ).map(|turn| 1 + turn * SCATTER % READ * step % count.max(1));
         let paths: Vec<String> = places.map(|place| path_of(&stored_id(place))).collect();
@@ -293,10 +310,14 @@ impl Beside<'_> {
         // Last: the database may still be at it when nobody waits for it any more.
         let agent = |front: &Front| vec![front.get(AGENT)];
         let agents = self.pair(1, 1, agent).await?;
+        let path = month()?;
+        let month = |front: &Front| vec![front.get(&path)];
+        let months = self.pair(1, 1, month).await?;
         Ok(WithStored {
             runs,
             executions,
             agents,
+            months,
         })
     }
 
@@ -350,6 +371,36 @@ impl Beside<'_> {
             ),
         ])
     }
+}
+
+/// Until as many are counted as are stored.
+async fn counted(front: &Front, count: usize) -> Result<()> {
+    let began = Instant::now();
+    loop {
+        let answer = front.ask("GET", AGENT, "").await?;
+        let document: Value = serde_json::from_slice(&answer.body)?;
+        if document["performance"]["total_requests"].as_u64() >= Some(count as u64) {
+            return Ok(());
+        }
+        if began.elapsed() > COUNTED_WITHIN {
+            bail!("{count} stored executions are not counted: {document}");
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// The metrics of the last 30 days by the hour.
+fn month() -> Result<String> {
+    let at = |when: &str| -> Result<String> {
+        let said = Command::new("date")
+            .args(["-u", "-d", when, "+%FT%TZ"])
+            .output()?;
+        Ok(String::from_utf8(said.stdout)?.trim().to_owned())
+    };
+    let (start, end) = (at("30 days ago")?, at("now")?);
+    Ok(format!(
+        "{AGENT}/metrics?start_time={start}&end_time={end}&granularity=1h"
+    ))
 }
 
 fn size(instances: u32) -> Size {

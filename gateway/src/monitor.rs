@@ -72,17 +72,21 @@ fn question(account: &AccountId, agent: &AgentId, range: Range) -> QueryRequest 
         start_ms: range.start.0,
         end_ms: range.end.0,
         granularity: range.granularity.as_str().to_owned(),
+        brief: false,
     }
 }
 
-/// As [`query`], for a document that also stands without it.
+/// As [`query`] without percentiles and custom metrics, for a document that also stands without it.
 pub async fn glance(
     app: &App,
     account: &AccountId,
     agent: &AgentId,
     range: Range,
 ) -> Option<QueryReply> {
-    let asked = question(account, agent, range);
+    let asked = QueryRequest {
+        brief: true,
+        ..question(account, agent, range)
+    };
     let asking = ask(app, ASIDE, |mut client| {
         let asked = asked.clone();
         async move { client.query(asked).await }

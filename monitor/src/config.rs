@@ -1,13 +1,23 @@
 //! Bounds of questions, and how long records are kept.
 
+use crate::roll::Look;
 use std::time::Duration;
 
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Executions that one question may read.
+    /// Executions in no cell yet that one question may read.
     pub most_rows: usize,
-    /// Rows read at once.
+    /// Executions rolled up in one transaction.
     pub slice: u32,
+    pub roll_every: Duration,
+    /// An execution that ended so long ago is expected to be visible.
+    pub settle: Duration,
+    /// How minutes are counted once more, for those that were not.
+    pub looks: Vec<Look>,
+    /// How long cells of a minute, an hour and a day are kept.
+    pub minutes: Duration,
+    pub hours: Duration,
+    pub days: Duration,
     /// How long one probe of a component may take.
     pub probe: Duration,
     /// For how long an answer about the whole system is given again.
@@ -23,8 +33,19 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            most_rows: 2_000_000,
-            slice: 20_000,
+            most_rows: 200_000,
+            slice: 5_000,
+            roll_every: Duration::from_secs(2),
+            settle: Duration::from_secs(3),
+            looks: [(90, 6), (3600, 300), (25 * 3600, 3 * 3600)]
+                .map(|(back, every)| Look {
+                    back: Duration::from_secs(back),
+                    every: Duration::from_secs(every),
+                })
+                .into(),
+            minutes: Duration::from_secs(35 * 24 * 3600),
+            hours: Duration::from_secs(400 * 24 * 3600),
+            days: Duration::from_secs(3650 * 24 * 3600),
             probe: Duration::from_secs(1),
             system_cache: Duration::from_secs(1),
             forgotten_after: Duration::from_secs(3600),

@@ -1,6 +1,6 @@
 //! Questions to calls: what comes over the wire is checked, and errors become statuses.
 
-use crate::{Config, Deps, Meter, look::Eyes, query, summarize, system::System};
+use crate::{Config, Deps, Meter, look::Eyes, query, summarize, system::System, tail::Tail};
 use domain::{
     Result, Timestamp,
     id::{AccountId, AgentId, VersionId},
@@ -21,8 +21,8 @@ use tonic::{Request, Response, Status};
 pub const ANSWER_BYTES: usize = 64 * 1024 * 1024;
 
 pub struct Service {
-    config: Config,
     deps: Deps,
+    tail: Tail,
     system: System,
     meter: Meter,
 }
@@ -30,8 +30,8 @@ pub struct Service {
 impl Service {
     pub fn new(config: Config, deps: Deps, meter: Meter, eyes: Eyes) -> Self {
         Self {
-            system: System::new(config.clone(), deps.clone(), eyes),
-            config,
+            tail: Tail::new(&deps.store, config.most_rows),
+            system: System::new(config, deps.clone(), eyes),
             deps,
             meter,
         }
@@ -58,7 +58,13 @@ impl Service {
             Timestamp(asked.end_ms),
             granularity,
         )?;
-        query::query(&self.config, &self.deps.store, (&account, &agent), range).await
+        let asked = query::Asked {
+            account: &account,
+            agent: &agent,
+            range,
+            brief: asked.brief,
+        };
+        query::query(&self.deps.store, &self.tail, asked).await
     }
 
     async fn sum_up(&self, asked: SummarizeRequest) -> Result<SummarizeReply> {
@@ -79,7 +85,7 @@ impl Service {
             version: version.as_ref(),
             since,
         };
-        let summaries = summarize::summarize(&self.config, &self.deps.store, asked).await?;
+        let summaries = summarize::summarize(&self.deps.store, &self.tail, asked).await?;
         Ok(SummarizeReply { summaries })
     }
 

@@ -1,7 +1,7 @@
 //! Counts: figures from what has been recorded, the health of the whole, and how long records are kept.
 //!
-//! In: questions over gRPC ([`grpc`]). Out: figures, read from the rows themselves when they are asked for, so that nothing
-//! can lag or be lost. Never here: a decision about what runs, a write other than the purge of what is too old.
+//! In: questions over gRPC ([`grpc`]). Out: figures, from cells that [`roll`] makes of ended executions and, for what is in no
+//! cell yet, from the executions themselves, so that nothing lags or is lost. Never here: a decision about what runs.
 
 mod config;
 mod grpc;
@@ -9,11 +9,15 @@ mod look;
 mod meter;
 mod query;
 mod retain;
+mod roll;
+mod rounds;
 mod summarize;
 mod system;
+mod tail;
 
 pub use config::Config;
 pub use meter::Meter;
+pub use roll::Look;
 
 use bus::Bus;
 use domain::Result;
@@ -76,7 +80,7 @@ impl Monitor {
         let store = &self.deps.store;
         let (served, (), ()) = tokio::join!(
             served,
-            retain::run(&self.config, store, &stop),
+            rounds::run(&self.config, store, &stop),
             eyes.run(store, &stop)
         );
         served

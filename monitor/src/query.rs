@@ -1,227 +1,182 @@
-//! Figures over time: exact, from the executions that ended in each bucket.
+//! Figures over time: from the cells of finished time, and from the executions themselves where they are in no cell yet.
 //!
 //! An execution belongs to the bucket it ended in. `failed` are `failed` and `timeout`; a cancel is its caller's own wish, neither
 //! a success nor a failure, and only counts. Latencies are of what ran: an execution that was cancelled while it waited has none. A custom metric is the mean of what the executions of
 //! the bucket reported under its name; a bucket where none did lacks it. `uptime_percent` is the share of those buckets in
 //! which anything completed or failed where at least one execution completed.
 
-use crate::Config;
+use crate::tail::{self, Recent, Tail};
 use domain::{
     Error, Result, Timestamp,
-    execution::Status,
-    id::{AccountId, AgentId, VersionId},
-    metrics::{Range, percentile},
+    id::{AccountId, AgentId},
+    metrics::{Granularity, Range},
+    rollup::{Cell, Span},
 };
 use proto::v1::{Bucket, QueryReply};
-use std::collections::{BTreeMap, HashMap};
-use store::{Store, figures::Figure};
+use store::{
+    Store,
+    rollups::{Counts, Position, Which},
+};
 
-/// Names of custom metrics that one bucket holds; those over it are left out, in no particular order.
-const MOST_NAMES: usize = 200;
+/// What is asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    pub account: &'a AccountId,
+    pub agent: &'a AgentId,
+    pub range: Range,
+    /// Counts and means only: without percentiles and custom metrics.
+    pub brief: bool,
+}
 
-pub async fn query(
-    config: &Config,
-    store: &Store,
-    (account, agent): (&AccountId, &AgentId),
-    range: Range,
-) -> Result<QueryReply> {
-    let mut fold = Fold::new(range);
+pub async fn query(store: &Store, tail: &Tail, asked: Asked<'_>) -> Result<QueryReply> {
+    for _ in 0..tail::TRIES {
+        let recent = tail.recent().await?;
+        let answer = answer(store, &recent, asked).await?;
+        if tail.stands(&recent).await? {
+            return Ok(answer);
+        }
+    }
+    Err(tail::behind())
+}
+
+/// The largest span that every bucket is made of wholly.
+fn span(granularity: Granularity) -> Span {
+    match granularity {
+        Granularity::Minute | Granularity::FiveMinutes => Span::Minute,
+        Granularity::Hour => Span::Hour,
+        Granularity::Day => Span::Day,
+    }
+}
+
+async fn answer(store: &Store, recent: &Recent, asked: Asked<'_>) -> Result<QueryReply> {
+    let range = asked.range;
     let which = Which {
-        account,
-        agent,
+        account: asked.account,
+        agents: std::slice::from_ref(asked.agent),
         version: None,
+        span: span(range.granularity),
         from: range.start,
         to: range.end,
     };
-    each(config, store, which, |figure| fold.add(figure)).await?;
-    Ok(fold.end())
+    kept(store, &recent.position, &which, range.granularity).await?;
+    let mut cells: Vec<Cell> = Vec::new();
+    cells.resize_with(usize::try_from(range.buckets()).unwrap_or(0), Cell::default);
+    let mut into = |at: Timestamp, add: &dyn Fn(&mut Cell)| {
+        if let Some(cell) = range.index(at).and_then(|at| cells.get_mut(at)) {
+            add(cell);
+        }
+    };
+    if asked.brief {
+        for counts in store.counts_of(&which).await? {
+            into(counts.start, &|cell| cell.merge(&brief(&counts)));
+        }
+    } else {
+        for (_, _, start, part) in store.cells_of(&which).await? {
+            into(start, &|cell| cell.merge(&part));
+        }
+    }
+    for (_, ended) in recent.of_agent(asked.account, asked.agent) {
+        into(ended.completed_at, &|cell| cell.add(ended));
+    }
+    Ok(reply(range, &cells))
 }
 
-/// Ended executions, by their end in `[from, to)`.
-pub struct Which<'a> {
-    pub account: &'a AccountId,
-    pub agent: &'a AgentId,
-    pub version: Option<&'a VersionId>,
-    pub from: Timestamp,
-    pub to: Timestamp,
-}
-
-/// Every figure in order, in slices, so that a long range is never in memory whole.
-pub async fn each(
-    config: &Config,
+/// An error where what is asked for is not kept any more, and was there.
+async fn kept(
     store: &Store,
-    which: Which<'_>,
-    mut see: impl FnMut(&Figure),
+    position: &Position,
+    which: &Which<'_>,
+    granularity: Granularity,
 ) -> Result<()> {
-    let (mut from, mut slice, mut seen) = (which.from, config.slice, 0);
-    loop {
-        let rows = store
-            .figures(
-                which.account,
-                which.agent,
-                which.version,
-                from,
-                which.to,
-                slice,
-            )
-            .await?;
-        let whole = rows.len() < slice as usize;
-        let last = rows.last().map_or(from, |row| row.completed_at);
-        // The last millisecond may go on in the next slice: it is read there, whole.
-        let sure = if whole {
-            rows.len()
-        } else {
-            rows.partition_point(|row| row.completed_at < last)
+    let (kept_from, coarser) = match which.span {
+        Span::Minute => (position.minutes_from, [Span::Hour, Span::Day].as_slice()),
+        Span::Hour => (position.hours_from, [Span::Day].as_slice()),
+        Span::Day | Span::Ever => return Ok(()),
+    };
+    if which.from >= kept_from {
+        return Ok(());
+    }
+    for span in coarser {
+        let before = Which {
+            span: *span,
+            from: span.start(which.from),
+            to: kept_from.min(which.to),
+            ..which.clone()
         };
-        rows[..sure].iter().for_each(&mut see);
-        seen += sure;
-        if seen > config.most_rows {
-            return Err(Error::fault(
-                "start_time",
-                format_args!(
-                    "reaches over more than {} executions; ask for a shorter time",
-                    config.most_rows
-                ),
-            ));
+        if !store.counts_of(&before).await?.is_empty() {
+            let allowed = match span {
+                Span::Minute | Span::Hour => "1h or 1d",
+                Span::Day | Span::Ever => "1d",
+            };
+            let what = format_args!(
+                "{granularity} is kept since {kept_from}; for times before, allowed is {allowed}"
+            );
+            return Err(Error::fault("granularity", what));
         }
-        if whole {
-            return Ok(());
-        }
-        if sure == 0 {
-            slice = slice.saturating_mul(2);
-        }
-        from = last;
+    }
+    Ok(())
+}
+
+/// As much of a cell as its columns say.
+pub fn brief(counts: &Counts) -> Cell {
+    let bad = counts.failed + counts.cancelled;
+    let mut cell = Cell {
+        completed: counts.total.saturating_sub(bad),
+        failed: counts.failed,
+        cancelled: counts.cancelled,
+        first_at: Some(counts.first_at.0),
+        ..Cell::default()
+    };
+    cell.duration.count = counts.ran;
+    cell.duration.sum = counts.duration_ms;
+    cell
+}
+
+fn reply(range: Range, cells: &[Cell]) -> QueryReply {
+    let mut all = Cell::default();
+    let (mut busy, mut up) = (0_u32, 0_u32);
+    for cell in cells {
+        all.completed += cell.completed;
+        all.failed += cell.bad();
+        all.cancelled += cell.cancelled;
+        all.duration.count += cell.duration.count;
+        all.duration.sum += cell.duration.sum;
+        busy += u32::from(cell.judged() > 0);
+        up += u32::from(cell.completed > 0);
+    }
+    let step = range.granularity.millis();
+    QueryReply {
+        buckets: cells
+            .iter()
+            .zip(0..)
+            .map(|(cell, at)| bucket(range.start.0 + at * step, cell))
+            .collect(),
+        total: all.total(),
+        failed: all.failed,
+        cancelled: all.cancelled,
+        avg_ms: all.duration.mean(),
+        uptime_percent: (busy > 0).then(|| 100.0 * f64::from(up) / f64::from(busy)),
     }
 }
 
-/// What has been seen of a range, in order.
-struct Fold {
-    range: Range,
-    buckets: Vec<Bucket>,
-    open: Open,
-    total: Sum,
-    failed: u64,
-    cancelled: u64,
-}
-
-/// The bucket that figures still come to.
-#[derive(Default)]
-struct Open {
-    at: usize,
-    count: u64,
-    failed: u64,
-    cancelled: u64,
-    durations: Vec<f64>,
-    custom: HashMap<String, Sum>,
-}
-
-#[derive(Default)]
-struct Sum {
-    count: u64,
-    ran: u64,
-    sum: f64,
-}
-
-impl Sum {
-    fn mean(&self) -> Option<f64> {
-        (self.ran > 0).then(|| self.sum / self.ran as f64)
+fn bucket(start_ms: i64, cell: &Cell) -> Bucket {
+    let custom = cell.custom.iter();
+    Bucket {
+        start_ms,
+        count: cell.total(),
+        failed: cell.bad(),
+        cancelled: cell.cancelled,
+        avg_ms: cell.duration.mean(),
+        p50_ms: cell.durations.percentile(0.5),
+        p95_ms: cell.durations.percentile(0.95),
+        p99_ms: cell.durations.percentile(0.99),
+        queue_avg_ms: cell.queue.mean(),
+        queue_p95_ms: cell.queues.percentile(0.95),
+        cpu_ms: cell.cpu.sum,
+        memory_peak_mb: cell.memory_peak_mb,
+        tokens: (cell.tokens.count > 0).then_some(cell.tokens.sum),
+        custom: custom
+            .filter_map(|(name, sum)| Some((name.clone(), sum.mean()?)))
+            .collect(),
     }
-
-    fn add(&mut self, figure: Option<f64>) {
-        self.count += 1;
-        if let Some(figure) = figure {
-            self.ran += 1;
-            self.sum += figure;
-        }
-    }
-}
-
-impl Fold {
-    fn new(range: Range) -> Self {
-        let step = range.granularity.millis();
-        let buckets = (0..range.buckets())
-            .map(|at| Bucket {
-                start_ms: range.start.0 + at * step,
-                ..Bucket::default()
-            })
-            .collect();
-        Self {
-            range,
-            buckets,
-            open: Open::default(),
-            total: Sum::default(),
-            failed: 0,
-            cancelled: 0,
-        }
-    }
-
-    fn add(&mut self, figure: &Figure) {
-        let Some(at) = self.range.index(figure.completed_at) else {
-            return;
-        };
-        if at != self.open.at {
-            self.close();
-            self.open.at = at;
-        }
-        let failed = u64::from(matches!(figure.status, Status::Failed | Status::Timeout));
-        let cancelled = u64::from(figure.status == Status::Cancelled);
-        self.total.add(figure.duration_ms);
-        self.failed += failed;
-        self.cancelled += cancelled;
-        let open = &mut self.open;
-        open.count += 1;
-        open.failed += failed;
-        open.cancelled += cancelled;
-        open.durations.extend(figure.duration_ms);
-        let reported = figure.metrics.as_deref();
-        let reported: BTreeMap<String, f64> = reported
-            .and_then(|json| serde_json::from_str(json).ok())
-            .unwrap_or_default();
-        for (name, value) in reported {
-            if open.custom.len() < MOST_NAMES || open.custom.contains_key(&name) {
-                open.custom.entry(name).or_default().add(Some(value));
-            }
-        }
-    }
-
-    fn close(&mut self) {
-        let mut open = std::mem::take(&mut self.open);
-        let Some(bucket) = self.buckets.get_mut(open.at) else {
-            return;
-        };
-        open.durations.sort_unstable_by(f64::total_cmp);
-        let durations = &open.durations;
-        bucket.count = open.count;
-        bucket.failed = open.failed;
-        bucket.cancelled = open.cancelled;
-        bucket.avg_ms = mean(durations);
-        bucket.p50_ms = percentile(durations, 0.5);
-        bucket.p95_ms = percentile(durations, 0.95);
-        bucket.p99_ms = percentile(durations, 0.99);
-        bucket.custom = open
-            .custom
-            .into_iter()
-            .filter_map(|(name, sum)| Some((name, sum.mean()?)))
-            .collect();
-    }
-
-    fn end(mut self) -> QueryReply {
-        self.close();
-        let judged = |bucket: &&Bucket| bucket.count.saturating_sub(bucket.cancelled);
-        let busy = self.buckets.iter().filter(|bucket| judged(bucket) > 0);
-        let up = busy.clone().filter(|bucket| bucket.failed < judged(bucket));
-        let (busy, up) = (busy.count(), up.count());
-        QueryReply {
-            total: self.total.count,
-            failed: self.failed,
-            cancelled: self.cancelled,
-            avg_ms: self.total.mean(),
-            uptime_percent: (busy > 0).then(|| 100.0 * up as f64 / busy as f64),
-            buckets: self.buckets,
-        }
-    }
-}
-
-fn mean(figures: &[f64]) -> Option<f64> {
-    (!figures.is_empty()).then(|| figures.iter().sum::<f64>() / figures.len() as f64)
 }

@@ -1,19 +1,21 @@
-//! Totals of agents, for lists and single documents.
+//! Totals of agents, for lists and single documents: what is in their cells of all time, and what is in none yet. A question
+//! since some moment is answered from the executions of its first minute, then from the largest cells that fit.
 
 use crate::{
-    Config,
-    query::{Which, each},
+    query::brief,
+    tail::{self, Recent, Tail},
 };
 use domain::{
     Result, Timestamp,
     id::{AccountId, AgentId, VersionId},
-    metrics::percentile,
+    rollup::{Cell, Span},
 };
 use proto::v1::Summary;
-use store::Store;
+use std::collections::BTreeMap;
+use store::{Store, rollups::Which};
 
-/// A percentile needs every figure: it is for one version, of not more executions than this.
-const MOST_ROWS: usize = 200_000;
+/// Executions that end in one minute and are read for a question since its middle.
+const FIRST_MINUTE: u32 = 500_000;
 
 pub struct Asked<'a> {
     pub account: &'a AccountId,
@@ -23,50 +25,106 @@ pub struct Asked<'a> {
     pub since: Timestamp,
 }
 
-/// One per agent that has ended executions.
-pub async fn summarize(config: &Config, store: &Store, asked: Asked<'_>) -> Result<Vec<Summary>> {
-    let totals = store
-        .totals(asked.account, asked.agents, asked.version, asked.since)
-        .await?;
-    let mut summaries = Vec::with_capacity(totals.len());
-    for total in totals {
-        let small = usize::try_from(total.total).is_ok_and(|total| total <= MOST_ROWS);
-        let p95_ms = if small && asked.version.is_some() {
-            p95(config, store, &asked, &total.agent_id).await?
-        } else {
-            None
-        };
-        summaries.push(Summary {
-            agent_id: total.agent_id.to_string(),
-            total: total.total,
-            failed: total.failed,
-            cancelled: total.cancelled,
-            avg_ms: total.avg_ms,
-            p95_ms,
-            first_ms: total.first_at.map(|at| at.0),
-        });
+impl Asked<'_> {
+    fn is_of(&self, agent: &AgentId, version: &VersionId) -> bool {
+        (self.agents.is_empty() || self.agents.contains(agent))
+            && self.version.is_none_or(|only| only == version)
     }
-    Ok(summaries)
 }
 
-async fn p95(
-    config: &Config,
+/// One per agent that has ended executions; the percentile where a version is named.
+pub async fn summarize(store: &Store, tail: &Tail, asked: Asked<'_>) -> Result<Vec<Summary>> {
+    let cells = undisturbed(store, tail, &asked).await?;
+    let counted = cells.into_iter().filter(|(_, cell)| cell.total() > 0);
+    let summaries = counted.map(|(agent, cell)| Summary {
+        agent_id: agent.to_string(),
+        total: cell.total(),
+        failed: cell.bad(),
+        cancelled: cell.cancelled,
+        avg_ms: cell.duration.mean(),
+        p95_ms: asked.version.and_then(|_| cell.durations.percentile(0.95)),
+        first_ms: cell.first_at,
+    });
+    Ok(summaries.collect())
+}
+
+async fn undisturbed(
     store: &Store,
+    tail: &Tail,
     asked: &Asked<'_>,
-    agent: &AgentId,
-) -> Result<Option<f64>> {
-    let which = Which {
+) -> Result<BTreeMap<AgentId, Cell>> {
+    for _ in 0..tail::TRIES {
+        let recent = tail.recent().await?;
+        let cells = totals(store, &recent, asked).await?;
+        if tail.stands(&recent).await? {
+            return Ok(cells);
+        }
+    }
+    Err(tail::behind())
+}
+
+async fn totals(
+    store: &Store,
+    recent: &Recent,
+    asked: &Asked<'_>,
+) -> Result<BTreeMap<AgentId, Cell>> {
+    let mut cells: BTreeMap<AgentId, Cell> = BTreeMap::new();
+    let which = |span, from, to| Which {
         account: asked.account,
-        agent,
+        agents: asked.agents,
         version: asked.version,
-        from: asked.since,
-        to: Timestamp(store.now().0 + 1),
+        span,
+        from,
+        to,
     };
-    let mut durations = Vec::new();
-    each(config, store, which, |figure| {
-        durations.extend(figure.duration_ms);
-    })
-    .await?;
-    durations.sort_unstable_by(f64::total_cmp);
-    Ok(percentile(&durations, 0.95))
+    let mut wholes = Vec::new();
+    if asked.since.0 <= 0 {
+        wholes.push(which(Span::Ever, Timestamp(0), Timestamp(1)));
+    } else {
+        let minute = after(Span::Minute, asked.since);
+        let hour = after(Span::Hour, minute);
+        let day = after(Span::Day, hour);
+        let end = minute.min(recent.position.at);
+        if asked.since < end {
+            let first = store.ended(asked.since, end, FIRST_MINUTE).await?;
+            for (of, ended) in first {
+                if &of.account == asked.account && asked.is_of(&of.agent_id, &of.version_id) {
+                    cells.entry(of.agent_id).or_default().add(&ended);
+                }
+            }
+        }
+        wholes.push(which(Span::Minute, minute, hour));
+        wholes.push(which(Span::Hour, hour, day));
+        wholes.push(which(Span::Day, day, Timestamp(i64::MAX)));
+    }
+    for which in wholes {
+        // Sketches are read only where their percentile is told.
+        if asked.version.is_some() {
+            for (agent, _, _, cell) in store.cells_of(&which).await? {
+                cells.entry(agent).or_default().merge(&cell);
+            }
+        } else {
+            for counts in store.counts_of(&which).await? {
+                let agent = counts.agent_id.clone();
+                cells.entry(agent).or_default().merge(&brief(&counts));
+            }
+        }
+    }
+    for (agent, all) in recent.of_account(asked.account) {
+        for (version, ended) in all {
+            if ended.completed_at >= asked.since && asked.is_of(agent, version) {
+                cells.entry(agent.clone()).or_default().add(ended);
+            }
+        }
+    }
+    Ok(cells)
+}
+
+/// Where the first of a span's cells begins that is wholly at `at` or later.
+fn after(span: Span, at: Timestamp) -> Timestamp {
+    let start = span.start(at);
+    match span.millis() {
+        Some(step) if start < at => Timestamp(start.0 + step),
+        _ => start,
+    }
 }

@@ -53,8 +53,13 @@ pub fn executor(
 }
 
 pub fn monitor(settings: &Settings) -> monitor::Config {
+    let days = |days: u32| Duration::from_secs(u64::from(days) * 86_400);
+    let told = &settings.monitor;
     monitor::Config {
-        retention: Duration::from_secs(u64::from(settings.monitor.retention_days) * 86_400),
+        retention: days(told.retention_days),
+        minutes: days(told.minutes_days),
+        hours: days(told.hours_days),
+        days: days(told.days_days),
         ..monitor::Config::default()
     }
 }

@@ -153,6 +153,9 @@ impl Blobs {
 #[serde(deny_unknown_fields)]
 pub struct Monitor {
     pub retention_days: u32,
+    pub minutes_days: u32,
+    pub hours_days: u32,
+    pub days_days: u32,
 }
 
 /// What the command line overrides.

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 /// Of the deployer that moves what lost and leaving nodes host.
 pub const KEEPER: &str = "keeper";
+/// Of the monitor that rolls executions up, judges alerts and deletes what is old.
+pub const ROLLER: &str = "roller";
 
 /// What its holder shows with every write.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -182,7 +182,7 @@ async fn nothing_on_the_path_of_an_execution_scans_the_executions() {
             ("count", total.clone()),
             ("filtered page", filtered.clone()),
             ("unfinished", executions::unfinished_sql()),
-            ("figures", crate::figures::FIGURES.to_owned()),
+            ("what ended", crate::rollups::ENDED.to_owned()),
             ("purge", executions::PURGE.to_owned()),
             ("purge of logs", logs::PURGE.to_owned()),
         ];
@@ -203,7 +203,7 @@ async fn nothing_on_the_path_of_an_execution_scans_the_executions() {
                     "{name} (analyzed: {analyzed}):\n{steps}"
                 );
             }
-            if name == "page" || name == "unfinished" || name == "figures" {
+            if name == "page" || name == "unfinished" || name == "what ended" {
                 assert!(
                     !steps.contains("TEMP B-TREE"),
                     "{name} sorts (analyzed: {analyzed}):\n{steps}"

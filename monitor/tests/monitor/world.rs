@@ -9,10 +9,15 @@ use domain::{
     id::VersionId,
     retry,
 };
-use monitor::{Config, Deps, Monitor};
+use monitor::{Config, Deps, Look, Monitor};
 use proto::{peer::Peers, trace::Calls, v1::monitor_client::MonitorClient};
 use serde_json::value::RawValue;
-use std::{collections::BTreeMap, env, fs, path::PathBuf, time::SystemTime};
+use std::{
+    collections::BTreeMap,
+    env, fs,
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
 use store::{
     Secrets, Store,
     executions::{End, Key, New},
@@ -25,9 +30,23 @@ pub struct World {
     pub deps: Deps,
     pub client: MonitorClient<Calls<Channel>>,
     pub address: String,
+    config: Config,
     stop: CancellationToken,
     served: JoinSet<()>,
     directory: PathBuf,
+}
+
+/// Everything is counted once more all the time, however old.
+pub fn eager() -> Config {
+    let look = Look {
+        back: Duration::from_secs(100 * 365 * 24 * 3600),
+        every: Duration::from_millis(100),
+    };
+    Config {
+        roll_every: Duration::from_millis(50),
+        looks: vec![look],
+        ..Config::default()
+    }
 }
 
 pub fn now() -> i64 {
@@ -49,24 +68,40 @@ impl World {
             bus: Bus::memory(Limits::default()),
             peers: Peers::default(),
         };
-        let monitor: Monitor = monitor::bind(config, deps.clone()).await.expect("binds");
-        let address = monitor.address().to_owned();
-        let (stop, mut served) = (CancellationToken::new(), JoinSet::new());
-        let token = stop.clone();
-        served.spawn(async move { monitor.serve(token).await.expect("serves") });
+        let stop = CancellationToken::new();
+        let (address, served) = serve(&config, &deps, &stop).await;
         let channel = deps.peers.channel(&address).expect("an address");
         Self {
             client: MonitorClient::new(channel).max_decoding_message_size(64 << 20),
             deps,
             address,
+            config,
             stop,
             served,
             directory,
         }
     }
 
+    /// Another one in its place; the rows stay.
+    pub async fn start_again(&mut self) {
+        self.stop_monitor().await;
+        self.stop = CancellationToken::new();
+        (self.address, self.served) = serve(&self.config, &self.deps, &self.stop).await;
+        let channel = self.deps.peers.channel(&self.address).expect("an address");
+        self.client = MonitorClient::new(channel).max_decoding_message_size(64 << 20);
+    }
+
     pub async fn close(mut self) {
+        self.stop_monitor().await;
+        self.deps.store.close().await;
+        fs::remove_dir_all(&self.directory).expect("the test's directory");
+    }
+
+    pub async fn stop_monitor(&mut self) {
         self.stop.cancel();
+        if self.served.is_empty() {
+            return;
+        }
         let ended =
             tokio::time::timeout(std::time::Duration::from_secs(5), self.served.join_next());
         ended
@@ -74,8 +109,6 @@ impl World {
             .expect("drains")
             .expect("served")
             .expect("no panic");
-        self.deps.store.close().await;
-        fs::remove_dir_all(&self.directory).expect("the test's directory");
     }
 
     /// One ended execution of agent `agent` in account `account`.
@@ -133,6 +166,16 @@ impl World {
         };
         assert!(store.end_execution(end).await.expect("writes"));
     }
+}
+
+async fn serve(config: &Config, deps: &Deps, stop: &CancellationToken) -> (String, JoinSet<()>) {
+    let monitor: Monitor = monitor::bind(config.clone(), deps.clone())
+        .await
+        .expect("binds");
+    let address = monitor.address().to_owned();
+    let (token, mut served) = (stop.clone(), JoinSet::new());
+    served.spawn(async move { monitor.serve(token).await.expect("serves") });
+    (address, served)
 }
 
 #[derive(Debug, Clone)]

@@ -7,7 +7,6 @@ mod agents;
 mod blobs;
 mod deployments;
 mod executions;
-mod figures;
 mod groups;
 mod health;
 mod keys;
@@ -15,6 +14,7 @@ mod leases;
 mod links;
 mod logs;
 mod nodes;
+mod rollups;
 mod s3;
 mod waiting;
 mod world;
@@ -74,14 +74,15 @@ conformance! {
         hundreds_are_withdrawn_at_once,
         a_refused_row_takes_nobody_with_it,
         closing_writes_what_waits;
-    figures:
-        figures_are_half_open_and_ordered,
-        totals_per_agent,
-        counts_over_all_accounts;
     health:
         a_crash_loop_goes_on_until_it_ends,
         instances_say_how_they_are,
         sessions_by_what_they_executed;
+    rollups:
+        ended_executions_by_their_end,
+        cells_are_written_with_their_position,
+        cells_are_read_by_agent_span_and_time_and_purged,
+        what_never_ran_has_no_latency;
     logs:
         lines_in_order_from_where_one_stopped,
         an_agents_newest_lines,

@@ -54,6 +54,18 @@ struct Series {
     throughput: Option<Vec<Figure>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     resource_usage: Option<Vec<Resources>>,
+    /// From acceptance to the start, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    queue_time: Option<Vec<QueueTime>>,
+    /// Milliseconds that all executions of the bucket used together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cpu_time: Option<Vec<Figure>>,
+    /// The largest peak of an execution, in MB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory_used: Option<Vec<Figure>>,
+    /// Of all executions of the bucket together; null where none reported any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tokens_used: Option<Vec<Figure>>,
     /// What agents report, under its own names: the mean of what was reported in each bucket.
     #[serde(flatten)]
     custom: BTreeMap<String, Vec<Figure>>,
@@ -85,7 +97,16 @@ struct ResponseTime {
     p99: Option<f64>,
 }
 
-/// Null: not measured over time.
+/// Null where nothing ran.
+#[derive(Debug, Serialize, ToSchema)]
+struct QueueTime {
+    #[schema(schema_with = openapi::time)]
+    timestamp: Timestamp,
+    avg: Option<f64>,
+    p95: Option<f64>,
+}
+
+/// Null: not measured as a share over time.
 #[derive(Debug, Serialize, ToSchema)]
 struct Resources {
     #[schema(schema_with = openapi::time)]
@@ -106,12 +127,16 @@ struct MetricsSummary {
     uptime: Option<f64>,
 }
 
-const KNOWN: [&str; 5] = [
+const KNOWN: [&str; 9] = [
     "execution_count",
     "response_time",
     "error_rate",
     "throughput",
     "resource_usage",
+    "queue_time",
+    "cpu_time",
+    "memory_used",
+    "tokens_used",
 ];
 
 /// Read an agent's metrics
@@ -248,6 +273,19 @@ fn series(buckets: &[Bucket], granularity: Granularity, wanted: Option<&BTreeSet
             };
             buckets.iter().map(one).collect()
         }),
+        queue_time: is_wanted("queue_time").then(|| {
+            let one = |bucket: &Bucket| QueueTime {
+                timestamp: at(bucket),
+                avg: bucket.queue_avg_ms,
+                p95: bucket.queue_p95_ms,
+            };
+            buckets.iter().map(one).collect()
+        }),
+        cpu_time: figures("cpu_time", &|bucket| {
+            (bucket.count > 0).then_some(bucket.cpu_ms)
+        }),
+        memory_used: figures("memory_used", &|bucket| bucket.memory_peak_mb),
+        tokens_used: figures("tokens_used", &|bucket| bucket.tokens),
         custom: custom.collect(),
     }
 }
@@ -265,6 +303,10 @@ mod tests {
                 failed: 10,
                 cancelled: 20,
                 avg_ms: Some(2.0),
+                queue_p95_ms: Some(0.5),
+                cpu_ms: 30.0,
+                memory_peak_mb: Some(64.0),
+                tokens: Some(7.0),
                 custom: [("tokens".to_owned(), 5.0)].into(),
                 ..Bucket::default()
             },
@@ -287,6 +329,17 @@ mod tests {
             (&all["tokens"][0]["value"], &all["tokens"][1]["value"]),
             (&5.0.into(), &serde_json::Value::Null)
         );
+        let first = |name: &str| all[name][0]["value"].clone();
+        assert_eq!(
+            [
+                first("cpu_time"),
+                first("memory_used"),
+                first("tokens_used")
+            ],
+            [30.0, 64.0, 7.0].map(serde_json::Value::from)
+        );
+        assert_eq!(all["queue_time"][0]["p95"], 0.5);
+        assert!(all["cpu_time"][1]["value"].is_null());
         let some = serde_json::to_value(series(
             &buckets,
             Granularity::Minute,

@@ -2,7 +2,7 @@
 
 use phalanx_tests::{Cluster, Value, json};
 
-const SOURCE: &str = "def handler(input, context):\n    context.metric('score', input.get('n', 0))\n    if input.get('bad'):\n        raise ValueError('bad')\n";
+const SOURCE: &str = "def handler(input, context):\n    context.metric('score', input.get('n', 0))\n    context.metric('tokens', 3)\n    if input.get('bad'):\n        raise ValueError('bad')\n";
 
 fn sum(series: &Value) -> f64 {
     series
@@ -60,6 +60,12 @@ async fn every_figure_is_what_the_executions_say() {
         .filter(|bucket| bucket["p95"].is_number())
         .count();
     assert!((1..=2).contains(&full), "{metrics:#}");
+    let tokens = sum(&series["tokens_used"]);
+    assert!((tokens - 30.0).abs() < 1e-9, "{metrics:#}");
+    assert!(sum(&series["cpu_time"]) > 0.0, "{metrics:#}");
+    let waited = series["queue_time"].as_array().expect("a list").iter();
+    let waited = waited.filter(|bucket| bucket["avg"].is_number()).count();
+    assert_eq!(waited, full);
     let rates: Vec<f64> = series["error_rate"]
         .as_array()
         .expect("a list")

@@ -1,0 +1,34 @@
+//! What one monitor does at a time: rolls up, judges, and deletes what is old.
+
+use crate::{Config, retain::Retention, roll::Roller};
+use domain::Result;
+use store::Store;
+use tokio_util::sync::CancellationToken;
+
+pub async fn run(config: &Config, store: &Store, stop: &CancellationToken) {
+    let mut roller = Roller::new(config, store);
+    let mut retention = Retention::new(config);
+    let mut tick = tokio::time::interval(config.roll_every);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => break,
+            _ = tick.tick() => {}
+        }
+        if let Err(error) = round(&mut roller, &mut retention, stop).await {
+            tracing::warn!(error = ?error, "executions could not be rolled up; it is tried again");
+        }
+    }
+    roller.release().await;
+}
+
+async fn round(
+    roller: &mut Roller,
+    retention: &mut Retention,
+    stop: &CancellationToken,
+) -> Result<()> {
+    if roller.round(stop).await? {
+        retention.turn(roller, stop).await?;
+    }
+    Ok(())
+}
