@@ -19,11 +19,13 @@ pub mod metrics;
 pub mod place;
 pub mod queue;
 pub mod retry;
+pub mod rollout;
 pub mod scale;
 pub mod text;
 pub mod time;
 pub mod trace;
 pub mod traffic;
+pub mod verdict;
 
 pub use error::{Error, Kind, Result};
 pub use time::Timestamp;

@@ -1,6 +1,6 @@
 //! Questions to calls: what comes over the wire is checked, and errors become statuses.
 
-use crate::{Config, Deps, Meter, look::Eyes, query, summarize, system::System};
+use crate::{Config, Deps, Meter, look::Eyes, query, samples, summarize, system::System};
 use domain::{
     Result, Timestamp,
     id::{AccountId, AgentId, VersionId},
@@ -10,8 +10,8 @@ use proto::{
     convert::word,
     status::to_status,
     v1::{
-        QueryReply, QueryRequest, SummarizeReply, SummarizeRequest, SystemReply, SystemRequest,
-        monitor_server::Monitor,
+        QueryReply, QueryRequest, SamplesReply, SamplesRequest, SummarizeReply, SummarizeRequest,
+        SystemReply, SystemRequest, monitor_server::Monitor,
     },
 };
 use std::time::Instant;
@@ -101,6 +101,17 @@ impl Monitor for Service {
     ) -> Result<Response<SummarizeReply>, Status> {
         self.counted("summarize", self.sum_up(request.into_inner()))
             .await
+    }
+
+    async fn samples(
+        &self,
+        request: Request<SamplesRequest>,
+    ) -> Result<Response<SamplesReply>, Status> {
+        self.counted(
+            "samples",
+            samples::samples(&self.config, &self.deps.store, request.into_inner()),
+        )
+        .await
     }
 
     async fn system(

@@ -9,6 +9,7 @@ mod look;
 mod meter;
 mod query;
 mod retain;
+mod samples;
 mod summarize;
 mod system;
 

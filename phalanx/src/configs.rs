@@ -48,6 +48,20 @@ pub fn executor(
     Ok(config)
 }
 
+pub fn deployer(settings: &Settings, monitors: Vec<String>) -> deployer::Config {
+    deployer::Config {
+        monitors,
+        watch: Duration::from_secs(settings.deployer.watch_s),
+        ..deployer::Config::default()
+    }
+}
+
+/// Addresses with commas between them.
+pub fn addresses(text: &str) -> Vec<String> {
+    let each = text.split(',').map(|one| one.trim().to_owned());
+    each.filter(|one| !one.is_empty()).collect()
+}
+
 pub fn monitor(settings: &Settings) -> monitor::Config {
     monitor::Config {
         retention: Duration::from_secs(u64::from(settings.monitor.retention_days) * 86_400),

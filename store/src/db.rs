@@ -216,6 +216,7 @@ fn migrator() -> Migrator {
         ("init", include_str!("../migrations/0001_init.sql")),
         ("blobs", include_str!("../migrations/0002_blobs.sql")),
         ("leases", include_str!("../migrations/0003_leases.sql")),
+        ("rollouts", include_str!("../migrations/0004_rollouts.sql")),
     ];
     let migrations = texts.into_iter().zip(1..).map(|((name, text), version)| {
         let text = sqlx::SqlStr::from_static(text);

@@ -10,5 +10,7 @@ mod environments;
 mod executions;
 mod kinds;
 mod metrics;
+mod rollouts;
 mod scale;
 mod system;
+mod traffic;

@@ -10,6 +10,7 @@ use domain::{
     agent::{Environment, Status},
     instance::State as InstanceState,
     metrics::{Granularity, Range},
+    traffic::Route,
 };
 use proto::v1::{QueryReply, Summary};
 use serde::Serialize;
@@ -52,6 +53,15 @@ struct DeploymentDetails {
     #[schema(schema_with = openapi::agent_status)]
     status: Status,
     configuration: Limits,
+    /// Who answers: several versions while callers move from one to the next.
+    traffic: Vec<Share>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct Share {
+    version: String,
+    /// Of the callers, 0 to 100.
+    traffic_percentage: f64,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -189,6 +199,7 @@ fn details(
             api_endpoint: app.endpoint_of(&agent.agent_id),
             status: one.status,
             configuration: spec.configuration.into(),
+            traffic: one.traffic.routes.into_iter().map(share).collect(),
         },
         performance,
         scaling: ScalingDetails {
@@ -203,6 +214,13 @@ fn details(
             security_groups: spec.placement.security_group_ids,
             encryption_status: "encrypted",
         },
+    }
+}
+
+fn share(route: Route) -> Share {
+    Share {
+        version: route.version.to_string(),
+        traffic_percentage: f64::from(route.weight) / 10.0,
     }
 }
 
