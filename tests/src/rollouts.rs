@@ -11,6 +11,7 @@ use std::{
     },
     time::{Duration, Instant},
 };
+use tokio::task::JoinSet;
 
 /// Answers with `name`; `body` comes before.
 pub fn source(name: &str, body: &str) -> String {
@@ -87,7 +88,7 @@ impl Client {
 /// Callers with sessions, each with one request after the other at a steady pace.
 pub struct Load {
     stop: Arc<AtomicBool>,
-    callers: Vec<tokio::task::JoinHandle<()>>,
+    callers: JoinSet<()>,
     seen: Arc<Mutex<Seen>>,
 }
 
@@ -117,7 +118,8 @@ impl Load {
             Arc::<Mutex<Seen>>::default(),
         );
         let pace = Duration::from_secs(1) * sessions / per_second;
-        let callers = (0..sessions).map(|session| {
+        let mut callers = JoinSet::new();
+        for session in 0..sessions {
             let caller = Caller {
                 client: client.clone(),
                 id: id.to_owned(),
@@ -126,19 +128,19 @@ impl Load {
                 seen: Arc::clone(&seen),
                 epoch: Arc::clone(epoch),
             };
-            tokio::spawn(caller.call(pace, pace * session / sessions))
-        });
+            callers.spawn(caller.call(pace, pace * session / sessions));
+        }
         Self {
-            callers: callers.collect(),
+            callers,
             stop,
             seen,
         }
     }
 
-    pub async fn end(self) -> Seen {
+    pub async fn end(mut self) -> Seen {
         self.stop.store(true, Ordering::SeqCst);
-        for caller in self.callers {
-            caller.await.expect("a caller ends");
+        while let Some(ended) = self.callers.join_next().await {
+            ended.expect("a caller ends");
         }
         std::mem::take(&mut self.seen.lock().expect("not poisoned"))
     }
