@@ -87,7 +87,7 @@ impl Client {
 /// Callers with sessions, each with one request after the other at a steady pace.
 pub struct Load {
     stop: Arc<AtomicBool>,
-    callers: Vec<tokio::task::JoinHandle<()>>,
+    callers: tokio::task::JoinSet<()>,
     seen: Arc<Mutex<Seen>>,
 }
 
@@ -117,7 +117,8 @@ impl Load {
             Arc::<Mutex<Seen>>::default(),
         );
         let pace = Duration::from_secs(1) * sessions / per_second;
-        let callers = (0..sessions).map(|session| {
+        let mut callers = tokio::task::JoinSet::new();
+        for session in 0..sessions {
             let caller = Caller {
                 client: client.clone(),
                 id: id.to_owned(),
@@ -126,19 +127,19 @@ impl Load {
                 seen: Arc::clone(&seen),
                 epoch: Arc::clone(epoch),
             };
-            tokio::spawn(caller.call(pace, pace * session / sessions))
-        });
+            callers.spawn(caller.call(pace, pace * session / sessions));
+        }
         Self {
-            callers: callers.collect(),
+            callers,
             stop,
             seen,
         }
     }
 
-    pub async fn end(self) -> Seen {
+    pub async fn end(mut self) -> Seen {
         self.stop.store(true, Ordering::SeqCst);
-        for caller in self.callers {
-            caller.await.expect("a caller ends");
+        while let Some(ended) = self.callers.join_next().await {
+            ended.expect("a caller ends");
         }
         std::mem::take(&mut self.seen.lock().expect("not poisoned"))
     }

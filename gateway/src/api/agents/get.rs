@@ -199,7 +199,7 @@ fn details(
             api_endpoint: app.endpoint_of(&agent.agent_id),
             status: one.status,
             configuration: spec.configuration.into(),
-            traffic: one.traffic.routes.into_iter().map(share).collect(),
+            traffic: one.traffic.routes.iter().map(share).collect(),
         },
         performance,
         scaling: ScalingDetails {
@@ -217,7 +217,7 @@ fn details(
     }
 }
 
-fn share(route: Route) -> Share {
+fn share(route: &Route) -> Share {
     Share {
         version: route.version.to_string(),
         traffic_percentage: f64::from(route.weight) / 10.0,
