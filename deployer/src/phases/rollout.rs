@@ -230,12 +230,11 @@ async fn look(job: &Job, stage: Stage, weight: u32, measured: &mut Measured) -> 
     let samples = job.notes.rollout().samples;
     let plan = &rollout.plan;
     measured.breach = verdict::breach(&plan.triggers, &samples.version, failures);
-    let said = match counted {
-        Err(error) => Verdict::new(Outcome::MeasurementError, error.message),
-        Ok(()) => {
-            let criteria = &plan.canary.criteria;
-            verdict::judge(criteria, &samples.version, &samples.baseline, last)
-        }
+    let said = if let Err(error) = counted {
+        Verdict::new(Outcome::MeasurementError, error.message)
+    } else {
+        let criteria = &plan.canary.criteria;
+        verdict::judge(criteria, &samples.version, &samples.baseline, last)
     };
     if stage == Stage::Canary {
         note(job, &said, now);

@@ -91,6 +91,16 @@ fn deploy() {
 }
 
 #[test]
+fn update() {
+    let objects = documented("UpdateRequest");
+    let sent = probe(&objects).to_string();
+    let error = api::agents::update_request::read(sent.as_bytes(), Limits::default())
+        .expect_err("unknown members");
+    assert_eq!(objects, read(&error));
+    assert_eq!(objects.len(), 8);
+}
+
+#[test]
 fn execute() {
     let objects = documented("ExecuteRequest");
     let sent = probe(&objects).to_string();

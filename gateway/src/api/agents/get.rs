@@ -206,7 +206,7 @@ fn details(
             status: one.status,
             health_status: health,
             configuration: spec.configuration.into(),
-            traffic: one.traffic.routes.into_iter().map(share).collect(),
+            traffic: one.traffic.routes.iter().map(share).collect(),
         },
         performance,
         scaling: ScalingDetails {
@@ -224,7 +224,7 @@ fn details(
     }
 }
 
-fn share(route: Route) -> Share {
+fn share(route: &Route) -> Share {
     Share {
         version: route.version.to_string(),
         traffic_percentage: f64::from(route.weight) / 10.0,

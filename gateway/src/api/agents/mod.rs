@@ -9,7 +9,7 @@ pub mod logs;
 pub mod request;
 pub mod rollback;
 pub mod update;
-mod update_request;
+pub mod update_request;
 pub mod versions;
 pub mod wellbeing;
 
