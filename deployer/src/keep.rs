@@ -104,6 +104,13 @@ impl Keeper {
             versions.entry(version).or_default().push(placed);
         }
         let open = candidates.iter().any(|one| one.open);
+        // What answers is hosted, even if all its orders are gone.
+        for (account, version) in store.versions_in_traffic().await? {
+            if open && !versions.contains_key(&version) && self.begin(&version) {
+                tracing::warn!(version.id = %version, "a version that answers has no host");
+                self.spawn(lease.clone(), account, version);
+            }
+        }
         for (version, all) in versions {
             let there = |placed: &Placed| stays.contains(&placed.node_id);
             let serves = |placed: &&Placed| placed.envelope.state == State::Serving;

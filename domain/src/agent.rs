@@ -25,6 +25,19 @@ pub struct Spec {
     pub health_check: HealthCheck,
     pub custom_metrics: Vec<String>,
     pub log_level: crate::log::Level,
+    #[serde(default)]
+    pub isolation: Isolation,
+}
+
+crate::words! {
+    /// Who shares an instance.
+    #[derive(Default)]
+    pub enum Isolation {
+        #[default]
+        Agent = "agent",
+        /// Each session has one of its own; a call without a session has one for itself.
+        Session = "session",
+    }
 }
 
 /// Limits of one instance of the agent.

@@ -21,6 +21,7 @@ pub mod queue;
 pub mod retry;
 pub mod rollup;
 pub mod scale;
+pub mod session;
 pub mod sketch;
 pub mod text;
 pub mod time;

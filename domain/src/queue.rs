@@ -67,6 +67,10 @@ impl<T> Queue<T> {
         out
     }
 
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.lanes.iter().flatten().map(|(_, item)| item)
+    }
+
     pub fn oldest(&self) -> Option<Timestamp> {
         self.lanes
             .iter()

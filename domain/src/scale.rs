@@ -1,120 +1,271 @@
-//! How many instances a version should have. Simple for now: grow on demand at once, shrink when idle; the two windows
-//! (60 s stable, 6 s panic) take this function's place.
+//! How many instances a version should have on one node, which figure says so, and whose turn it is to start.
+//!
+//! Two windows (Knative's autoscaler, docs/serving/autoscaling): the stable one says what the load needs, the panic one, a tenth as
+//! long, whether it has at least doubled. Whoever waits too long, or meets nobody, is an input of its own. What goes down waits:
+//! only what was not wanted for a whole delay is let go.
+//!
+//! Times are since an origin of the caller's own, from a clock that is never set.
 
+mod load;
+mod starts;
+
+use crate::words;
+use load::Load;
+use starts::Allowance;
+pub use starts::Turns;
 use std::time::Duration;
 
+/// The stable window of 60 s.
+pub const STABLE: Duration = Duration::from_secs(60);
+/// Panic, when the panic window asks for so many times what is ready.
+const PANIC_AT: u32 = 2;
+/// Whoever waits for longer is a reason to grow by what is there at this moment.
+pub const PATIENCE: Duration = Duration::from_millis(25);
+/// Growth by load at most doubles what is ready, then looks again: so much more than needed it can be, and no more.
+const GROWTH: u32 = 2;
+
 /// What one executor sees of one version.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Seen {
-    /// Starting and ready, not draining.
-    pub instances: u32,
+    /// Take work.
+    pub ready: u32,
+    pub starting: u32,
     pub in_flight: u32,
     pub waiting: u32,
-    /// Instances that have had nothing to do for at least [`Limits::idle`].
-    pub idle: u32,
+    /// For how long the first of them has.
+    pub oldest: Duration,
+    /// Starts failed a moment ago, and the next one is not due.
+    pub held: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Limits {
     pub min: u32,
+    /// Where it is below `min`, it counts: a version that shrinks never grows on its way.
     pub max: u32,
     pub concurrency: u32,
     pub target_utilization: f64,
-    /// How long an instance may have nothing to do before it is let go.
-    pub idle: Duration,
+}
+
+words! {
+    /// Which figure decided.
+    pub enum Input {
+        Floor = "floor",
+        Ceiling = "ceiling",
+        /// Nobody is there, and somebody waits.
+        Cold = "cold",
+        Waiting = "waiting",
+        Panic = "panic",
+        Stable = "stable",
+        /// A new order: whether the version starts at all.
+        Proof = "proof",
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decision {
     pub instances: u32,
+    pub input: Input,
+    /// The input and its figures, for people.
     pub reason: String,
 }
 
-/// The wanted number of instances and why; `None` when it is the present one.
-pub fn decide(seen: Seen, limits: Limits) -> Option<Decision> {
-    let demand = seen.in_flight + seen.waiting;
-    let per_instance = (f64::from(limits.concurrency) * limits.target_utilization).max(1.0);
-    let wanted = (f64::from(demand) / per_instance).ceil() as u32;
-    let wanted = wanted.clamp(limits.min, limits.max.max(limits.min));
-    if seen.instances < limits.min {
-        return Some(Decision {
-            instances: limits.min,
-            reason: format!("{} of at least {} instances", seen.instances, limits.min),
-        });
+/// The load of one version and what was decided by it.
+#[derive(Debug)]
+pub struct Scaler {
+    stable: Duration,
+    /// How long less must have been enough before anything is let go.
+    delay: Duration,
+    load: Load,
+    starts: Allowance,
+    panic_until: Option<Duration>,
+    lower: Option<Lower>,
+}
+
+/// Fewer are wanted than there are.
+#[derive(Debug, Clone, Copy)]
+struct Lower {
+    since: Duration,
+    /// The most that was wanted since.
+    most: u32,
+}
+
+impl Scaler {
+    /// With a stable window other than [`STABLE`]; all else follows it.
+    pub fn new(stable: Duration) -> Self {
+        Self {
+            stable,
+            delay: stable / 2,
+            load: Load::new(stable),
+            starts: Allowance::default(),
+            panic_until: None,
+            lower: None,
+        }
     }
-    if wanted > seen.instances
-        && (seen.waiting > 0 || seen.in_flight >= seen.instances * limits.concurrency)
-    {
-        let reason = format!(
-            "{} running and {} waiting need {wanted} instances of {} slots",
-            seen.in_flight, seen.waiting, limits.concurrency
+
+    /// So many run and wait from now on. Cheap: it is called for every execution, twice.
+    pub fn note(&mut self, demand: u32, at: Duration) {
+        self.load.note(demand, at);
+    }
+
+    pub fn is_panicking(&self, at: Duration) -> bool {
+        self.panic_until.is_some_and(|until| at < until)
+    }
+
+    /// The wanted number of instances and why; `None` when nothing is to be done now.
+    pub fn decide(&mut self, seen: Seen, limits: Limits, at: Duration) -> Option<Decision> {
+        let demand = seen.in_flight + seen.waiting;
+        self.load.note(demand, at);
+        let living = seen.ready + seen.starting;
+        let min = limits.min.min(limits.max);
+        if living > limits.max {
+            let reason = format!("ceiling: {living} instances, at most {}", limits.max);
+            return Some(Decision {
+                instances: limits.max,
+                input: Input::Ceiling,
+                reason,
+            });
+        }
+        if living < min {
+            let reason = format!("floor: {living} instances, at least {min}");
+            let decision = Decision {
+                instances: min,
+                input: Input::Floor,
+                reason,
+            };
+            return (!seen.held).then_some(decision);
+        }
+        let (wanted, input) = self.wanted(seen, limits, at);
+        let wanted = wanted.clamp(min, limits.max);
+        if wanted > living {
+            self.lower = None;
+            return self.grow(seen, limits, (wanted, input), at);
+        }
+        // What filled so many seats a moment ago may do so again: seats that peaks need are kept, or steady load would flap.
+        let seats = self.load.peak().div_ceil(limits.concurrency.max(1));
+        let enough = wanted.max(seats.min(limits.max));
+        if enough < living && seen.starting == 0 {
+            return self.shrink(living, enough, limits, at);
+        }
+        self.lower = None;
+        None
+    }
+
+    /// The most that any input asks for.
+    fn wanted(&mut self, seen: Seen, limits: Limits, at: Duration) -> (u32, Input) {
+        let living = seen.ready + seen.starting;
+        let stable = need(self.load.average(), limits);
+        let panic = need(self.load.recent(), limits);
+        if living > 0 && panic >= PANIC_AT * seen.ready.max(1) {
+            self.panic_until = Some(at + self.stable);
+        }
+        let mut wanted = (stable, Input::Stable);
+        if self.is_panicking(at) && panic.max(living) > wanted.0 {
+            wanted = (panic.max(living), Input::Panic);
+        }
+        let now = need(f64::from(seen.in_flight + seen.waiting), limits);
+        if seen.waiting > 0 && now > wanted.0 {
+            if living == 0 {
+                wanted = (now, Input::Cold);
+            } else if seen.oldest >= PATIENCE {
+                wanted = (now, Input::Waiting);
+            }
+        }
+        wanted
+    }
+
+    fn grow(
+        &mut self,
+        seen: Seen,
+        limits: Limits,
+        (wanted, input): (u32, Input),
+        at: Duration,
+    ) -> Option<Decision> {
+        let living = seen.ready + seen.starting;
+        let step = wanted.min((seen.ready * GROWTH).max(1));
+        if seen.held || step <= living {
+            return None;
+        }
+        let more = self.starts.take(step - living, at);
+        let instances = living + more;
+        let figures = match input {
+            Input::Cold => format!("{} waiting for the first instance", seen.waiting),
+            Input::Waiting => format!(
+                "{} running and {} waiting, the first for {} ms,",
+                seen.in_flight,
+                seen.waiting,
+                seen.oldest.as_millis()
+            ),
+            Input::Panic => format!(
+                "{:.1} executions at once over {} s",
+                self.load.recent(),
+                seconds(self.stable / load::PANIC_PART)
+            ),
+            Input::Stable | Input::Floor | Input::Ceiling | Input::Proof => format!(
+                "{:.1} executions at once over {} s",
+                self.load.average(),
+                seconds(self.stable)
+            ),
+        };
+        let mut reason = format!(
+            "{}: {figures} need {wanted} of {} slots used to {:.0} %",
+            input.as_str(),
+            limits.concurrency,
+            limits.target_utilization * 100.0
         );
-        return Some(Decision {
-            instances: wanted,
+        if instances < wanted {
+            reason += &format!("; {more} now");
+        }
+        (more > 0).then_some(Decision {
+            instances,
+            input,
             reason,
-        });
+        })
     }
-    let spare = seen.idle.min(seen.instances.saturating_sub(wanted));
-    if spare > 0 {
-        let reason = format!("{spare} instances idle for {} s", limits.idle.as_secs());
-        return Some(Decision {
-            instances: seen.instances - spare,
+
+    fn shrink(
+        &mut self,
+        living: u32,
+        wanted: u32,
+        limits: Limits,
+        at: Duration,
+    ) -> Option<Decision> {
+        let lower = self.lower.get_or_insert(Lower {
+            since: at,
+            most: wanted,
+        });
+        lower.most = lower.most.max(wanted);
+        if at.saturating_sub(lower.since) < self.delay {
+            return None;
+        }
+        let instances = lower.most;
+        self.lower = None;
+        let reason = format!(
+            "stable: {:.1} executions at once over {} s, {} at most, need {instances} of {} slots, and did for {} s",
+            self.load.average(),
+            seconds(self.stable),
+            self.load.peak(),
+            limits.concurrency,
+            seconds(self.delay)
+        );
+        (instances < living).then_some(Decision {
+            instances,
+            input: Input::Stable,
             reason,
-        });
+        })
     }
-    if seen.instances > limits.max {
-        return Some(Decision {
-            instances: limits.max,
-            reason: format!("{} of at most {} instances", seen.instances, limits.max),
-        });
-    }
-    None
+}
+
+fn seconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 10.0).round() / 10.0
+}
+
+/// Instances for so many executions at once.
+fn need(concurrency: f64, limits: Limits) -> u32 {
+    let each = f64::from(limits.concurrency.max(1)) * limits.target_utilization.max(0.01);
+    // What floating point adds to a quotient that is whole needs nobody.
+    (concurrency / each - 1e-9).ceil().max(0.0) as u32
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LIMITS: Limits = Limits {
-        min: 0,
-        max: 5,
-        concurrency: 10,
-        target_utilization: 0.7,
-        idle: Duration::from_secs(60),
-    };
-
-    fn seen(instances: u32, in_flight: u32, waiting: u32, idle: u32) -> Seen {
-        Seen {
-            instances,
-            in_flight,
-            waiting,
-            idle,
-        }
-    }
-
-    fn wanted(seen: Seen, limits: Limits) -> Option<u32> {
-        decide(seen, limits).map(|decision| decision.instances)
-    }
-
-    #[test]
-    fn table() {
-        for (given, expected) in [
-            (seen(0, 0, 0, 0), None),
-            (seen(0, 0, 1, 0), Some(1)),
-            (seen(1, 9, 0, 0), None),
-            (seen(1, 10, 5, 0), Some(3)),
-            (seen(1, 10, 1000, 0), Some(5)),
-            (seen(5, 50, 1000, 0), None),
-            (seen(3, 1, 0, 2), Some(1)),
-            (seen(1, 0, 0, 1), Some(0)),
-            (seen(7, 70, 0, 0), Some(5)),
-        ] {
-            assert_eq!(wanted(given, LIMITS), expected, "{given:?}");
-        }
-        assert_eq!(
-            wanted(seen(1, 0, 0, 1), Limits { min: 2, ..LIMITS }),
-            Some(2)
-        );
-        assert_eq!(wanted(seen(2, 0, 0, 2), Limits { min: 2, ..LIMITS }), None);
-    }
-}
+mod tests;

@@ -16,6 +16,13 @@ impl Timestamp {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
 
+    /// As HTTP headers write it (RFC 9110, 5.6.7); `None` before year 0 and after 9999.
+    pub fn http_date(self) -> Option<String> {
+        let at = jiff::Timestamp::from_millisecond(self.0).ok()?;
+        let printer = jiff::fmt::rfc2822::DateTimePrinter::new();
+        printer.timestamp_to_rfc9110_string(&at).ok()
+    }
+
     /// Strict RFC 3339: a date and time without an offset is refused.
     pub fn parse(text: &str) -> Result<Self, String> {
         text.parse::<jiff::Timestamp>()
@@ -60,6 +67,15 @@ impl<'de> Deserialize<'de> for Timestamp {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn http_dates() {
+        let at = Timestamp::parse("1994-11-06T08:49:37.500Z").expect("a time");
+        assert_eq!(
+            at.http_date().as_deref(),
+            Some("Sun, 06 Nov 1994 08:49:37 GMT")
+        );
+    }
 
     #[test]
     fn prints_milliseconds_and_z() {

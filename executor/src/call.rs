@@ -9,7 +9,7 @@ use crate::{
     instance::Instance,
     link::{Call, Ended, Event, Gone},
     pool::Lease,
-    run::{Runner, SHOW_RUNNING_AFTER},
+    run::{Runner, SHOWN_AFTER},
 };
 use domain::{
     Timestamp,
@@ -226,7 +226,7 @@ async fn listen(
 ) -> Outside {
     let late = tokio::time::sleep(timeout);
     tokio::pin!(late);
-    let lasts = tokio::time::sleep(SHOW_RUNNING_AFTER);
+    let lasts = tokio::time::sleep(SHOWN_AFTER);
     tokio::pin!(lasts);
     let mut shown = !calling.show_running;
     let mut open = true;
@@ -243,7 +243,7 @@ async fn listen(
             },
             () = &mut lasts, if !shown => {
                 shown = true;
-                runner.show_running(calling.key, calling.attempt, started_at).await;
+                runner.show_running(calling.execute, calling.attempt, started_at).await;
             }
             () = journal.due() => journal.keep().await,
             () = calling.handle.asked_to_keep() => {

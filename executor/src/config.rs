@@ -1,7 +1,7 @@
 //! What an executor is told at its start.
 
 use crate::confine;
-use domain::{id::NodeId, log};
+use domain::{id::NodeId, log, session};
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 #[derive(Debug, Clone)]
@@ -25,8 +25,10 @@ pub struct Config {
     pub logs: log::Bounds,
     /// Executions of one version that may wait for a slot.
     pub queue: usize,
-    /// An instance above the minimum that has nothing to do for so long is let go.
+    /// The stable window of the scaling: what load says over so long counts, and half as long again before anything is let go.
     pub idle: Duration,
+    /// When a session with an instance of its own is over.
+    pub sessions: session::Limits,
     /// Instances that start at the same time; more wait their turn.
     pub starts: usize,
     /// From the order to start until the agent is imported and initialised.
@@ -59,6 +61,7 @@ impl Config {
             logs: log::Bounds::default(),
             queue: 20_000,
             idle: Duration::from_secs(60),
+            sessions: session::Limits::default(),
             starts: 4,
             start_within: Duration::from_secs(60),
             stop_within: Duration::from_millis(200),

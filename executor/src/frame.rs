@@ -65,6 +65,11 @@ struct CancelBody {
     reason: &'static str,
 }
 
+#[derive(Debug, Serialize)]
+struct PingBody<'a> {
+    path: Option<&'a str>,
+}
+
 pub fn init(body: &Init<'_>) -> Result<Bytes, serde_json::Error> {
     encode(1, 0, body)
 }
@@ -75,6 +80,11 @@ pub fn call(id: u64, body: &CallBody<'_>) -> Result<Bytes, serde_json::Error> {
 
 pub fn cancel(id: u64, reason: &'static str) -> Result<Bytes, serde_json::Error> {
     encode(3, id, &CancelBody { reason })
+}
+
+/// Asks how it is doing; with a path, what an ASGI application answers there.
+pub fn ping(id: u64, path: Option<&str>) -> Result<Bytes, serde_json::Error> {
+    encode(4, id, &PingBody { path })
 }
 
 fn encode<T: Serialize>(kind: u8, id: u64, body: &T) -> Result<Bytes, serde_json::Error> {
@@ -99,7 +109,17 @@ pub enum Said {
     Log(u64, Vec<Line>),
     Chunk(u64, Bytes),
     Progress(u64, f64),
-    Pong,
+    Pong(u64, Pong),
+}
+
+/// How a worker is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub struct Pong {
+    /// Background work is declared.
+    pub busy: bool,
+    /// What the application answered at the path that was asked for; an answer without it may come first.
+    #[serde(default)]
+    pub status: Option<u16>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -223,7 +243,7 @@ fn said(kind: u8, id: u64, body: &Bytes) -> Result<Said, String> {
             let progress: ProgressBody = read(body)?;
             Ok(Said::Progress(id, progress.percent.clamp(0.0, 100.0)))
         }
-        72 => Ok(Said::Pong),
+        72 => Ok(Said::Pong(id, read(body)?)),
         other => Err(format!("a frame of the unknown kind {other}")),
     }
 }

@@ -6,7 +6,11 @@ use crate::{
     pool::Portrait,
     watch::{Feed, Next},
 };
-use domain::{Error, Result, instance::State};
+use domain::{
+    Error, Result,
+    id::{AccountId, AgentId},
+    instance::State,
+};
 use futures::Stream;
 use proto::{
     convert::{self, word},
@@ -98,6 +102,34 @@ impl executor_server::Executor for Service {
         Ok(Response::new(
             inspect(&self.0, &asked).await.map_err(refuse)?,
         ))
+    }
+
+    async fn end_session(
+        &self,
+        request: Request<v1::EndSessionRequest>,
+    ) -> Result<Response<v1::EndSessionReply>, Status> {
+        let asked = request.into_inner();
+        let (account, agent_id): (AccountId, AgentId) = (
+            word(&asked.account).map_err(refuse)?,
+            word(&asked.agent_id).map_err(refuse)?,
+        );
+        let node = &self.0;
+        let mut instances = Vec::new();
+        for pool in node.pools() {
+            let version = &pool.version;
+            if version.account != account || version.spec.agent_id != agent_id {
+                continue;
+            }
+            for instance in pool.end_session(&asked.session_id).await {
+                instances.push(v1::EndedInstance {
+                    instance_id: instance.id.to_string(),
+                    node_id: node.config.node_id.to_string(),
+                    pid: i64::from(instance.pid),
+                    processes_left: u32::try_from(instance.processes()).unwrap_or(u32::MAX),
+                });
+            }
+        }
+        Ok(Response::new(v1::EndSessionReply { instances }))
     }
 
     async fn watch(

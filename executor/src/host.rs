@@ -12,7 +12,7 @@ use crate::{
     instance::Grounds,
     leave,
     meter::{Counts, Meter},
-    pool::{Common, Pool},
+    pool::{Common, Pool, Starts},
     python::Python,
     run::Runner,
     shelf::Shelf,
@@ -38,7 +38,6 @@ use std::{
     },
 };
 use store::{Store, executions::Holder};
-use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub struct Executor {
@@ -103,6 +102,7 @@ pub(crate) async fn bind(config: Config, deps: Deps) -> Result<Executor> {
     store
         .end_instances_of_earlier_boots(&config.node_id, &boot_id, store.now())
         .await?;
+    store.end_crash_loops_of_node(&config.node_id).await?;
     let (hub, held, tasks) = (
         Arc::new(Hub::default()),
         Arc::new(Held::default()),
@@ -123,9 +123,10 @@ pub(crate) async fn bind(config: Config, deps: Deps) -> Result<Executor> {
         grounds,
         node_id: config.node_id.clone(),
         boot_id: boot_id.clone(),
-        starts: Semaphore::new(config.starts),
+        starts: Starts::new(config.starts),
         queue: config.queue,
         idle: config.idle,
+        sessions: config.sessions,
     };
     let stop = CancellationToken::new();
     let runner = Runner {

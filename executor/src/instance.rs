@@ -8,18 +8,20 @@ use crate::{
     frame::{self, Init, InitLimits},
     link::{Hello, Link, Over},
     meter::Counts,
+    pool::probes,
     version::Version,
     watch::Hub,
 };
 use domain::{
     Timestamp,
     execution::{Failure, FailureCode, FailurePhase},
+    health::Sign,
     id::InstanceId,
     log::{Level, Line},
 };
 use std::{
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use store::{Clock, Store, logs::Entry};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -39,6 +41,8 @@ pub struct Instance {
     pub pid: i32,
     pub created_at: Timestamp,
     pub link: Arc<Link>,
+    /// It may be asked for a path.
+    pub is_asgi: bool,
     confined: Arc<Confined>,
     exit: watch::Receiver<Option<Exit>>,
 }
@@ -64,7 +68,7 @@ pub struct NotReady {
 }
 
 impl Instance {
-    /// Spawns, imports and initialises. On an error nothing of it is left.
+    /// Spawns, imports and initialises, and waits until its health check is good. On an error nothing of it is left.
     pub async fn start(
         id: InstanceId,
         version: &Arc<Version>,
@@ -76,7 +80,8 @@ impl Instance {
             lines: said.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         };
         let started = Self::spawn(id, version, grounds, Arc::clone(&said)).await;
-        let (instance, hello) = started.map_err(|message| {
+        let deadline = Instant::now() + grounds.start_within;
+        let (mut instance, hello) = started.map_err(|message| {
             not_ready(Failure::new(
                 FailureCode::InitFailed,
                 FailurePhase::Spawn,
@@ -87,7 +92,11 @@ impl Instance {
             hello = hello => match hello {
                 Ok(Hello::Ready(ready)) => {
                     tracing::debug!(instance.id = %instance.id, kind = ready.entrypoint_kind, import_ms = ready.import_ms, init_ms = ready.init_ms, "an instance is ready");
-                    return Ok(instance);
+                    instance.is_asgi = ready.entrypoint_kind == "asgi";
+                    match instance.becomes_healthy(version, grounds.start_within, deadline).await {
+                        Ok(()) => return Ok(instance),
+                        Err(failure) => failure,
+                    }
                 }
                 Ok(Hello::Failed(failure)) => failure,
                 Err(_) => instance.why_gone(FailurePhase::Import).await,
@@ -99,6 +108,32 @@ impl Instance {
         };
         instance.kill().await;
         Err(not_ready(failure))
+    }
+
+    /// What was imported may still have to warm up, or to reach others; only then it takes work.
+    async fn becomes_healthy(
+        &self,
+        version: &Version,
+        within: Duration,
+        deadline: Instant,
+    ) -> Result<(), Failure> {
+        let check = &version.spec.health_check;
+        if !check.enabled {
+            return Ok(());
+        }
+        loop {
+            let probe = tokio::select! {
+                () = self.link.closed() => return Err(self.why_gone(FailurePhase::Init).await),
+                probe = self.probe(Some(&check.path), 0) => probe,
+            };
+            if matches!(probe.sign(), Sign::Well | Sign::Loaded) {
+                return Ok(());
+            }
+            if Instant::now() + probes::RETRY > deadline {
+                return Err(probes::never_healthy(&check.path, probe.status, within));
+            }
+            tokio::time::sleep(probes::RETRY).await;
+        }
     }
 
     async fn spawn(
@@ -180,6 +215,7 @@ impl Instance {
             pid: confined.pid(),
             created_at: grounds.store.now(),
             link,
+            is_asgi: false,
             confined,
             exit,
         };
@@ -249,7 +285,11 @@ impl Instance {
 
     /// More than its first process and its worker: something that a call left running.
     pub fn has_strays(&self) -> bool {
-        self.confined.processes() > 2
+        self.processes() > 2
+    }
+
+    pub fn processes(&self) -> usize {
+        self.confined.processes()
     }
 
     pub fn memory(&self) -> confine::Memory {

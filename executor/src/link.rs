@@ -2,7 +2,7 @@
 //!
 //! A worker that breaks the protocol is cut off; its calls end as [`Gone`], like those of one that crashed.
 
-use crate::frame::{self, Done, Ready, Said, Spent};
+use crate::frame::{self, Done, Pong, Ready, Said, Spent};
 use bytes::{Buf, Bytes, BytesMut};
 use domain::{execution::Failure, log::Line};
 use std::{
@@ -10,7 +10,7 @@ use std::{
     io,
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 use tokio::{
@@ -73,12 +73,22 @@ pub enum Hello {
     Failed(Failure),
 }
 
+struct Ping {
+    id: u64,
+    /// Only an answer with the application's status counts.
+    wants_status: bool,
+    answer: oneshot::Sender<Pong>,
+}
+
 pub struct Link {
     out: OwnedWriteHalf,
     backlog: Mutex<VecDeque<Bytes>>,
     queued: Notify,
     calls: Mutex<HashMap<u64, Open>>,
     next: AtomicU64,
+    /// The ping that is not answered yet; one at a time.
+    ping: Mutex<Option<Ping>>,
+    heard: AtomicBool,
     closed: tokio_util::sync::CancellationToken,
 }
 
@@ -92,6 +102,8 @@ impl Link {
             queued: Notify::new(),
             calls: Mutex::default(),
             next: AtomicU64::new(1),
+            ping: Mutex::default(),
+            heard: AtomicBool::new(false),
             closed: tokio_util::sync::CancellationToken::new(),
         };
         (link, read)
@@ -141,6 +153,25 @@ impl Link {
         Ok(())
     }
 
+    /// Asks the worker how it is doing. A later ping takes an unanswered one's place.
+    pub fn ping(&self, path: Option<&str>) -> Result<oneshot::Receiver<Pong>, Gone> {
+        let id = self.number();
+        let frame = frame::ping(id, path).map_err(|_| Gone)?;
+        let (answer, pong) = oneshot::channel();
+        *self.pinged() = Some(Ping {
+            id,
+            wants_status: path.is_some(),
+            answer,
+        });
+        self.send(frame)?;
+        Ok(pong)
+    }
+
+    /// Whether it has said anything since this was last asked.
+    pub fn was_heard(&self) -> bool {
+        self.heard.swap(false, Ordering::Relaxed)
+    }
+
     /// Forgets a call: what it still says is dropped.
     pub fn forget(&self, id: u64) {
         self.calls().remove(&id);
@@ -159,6 +190,11 @@ impl Link {
     pub fn close(&self) {
         self.closed.cancel();
         self.calls().clear();
+        self.pinged().take();
+    }
+
+    fn pinged(&self) -> MutexGuard<'_, Option<Ping>> {
+        self.ping.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn calls(&self) -> MutexGuard<'_, HashMap<u64, Open>> {
@@ -227,7 +263,7 @@ impl Link {
                     };
                     match got {
                         Ok(0) | Err(_) => break Over::Gone,
-                        Ok(_) => {}
+                        Ok(_) => self.heard.store(true, Ordering::Relaxed),
                     }
                 }
                 Err(fault) => break Over::Broken(fault),
@@ -260,9 +296,18 @@ impl Link {
             Said::Log(id, said) => self.tell(id, Event::Log(said)),
             Said::Chunk(id, data) => self.tell(id, Event::Chunk(data)),
             Said::Progress(id, percent) => self.tell(id, Event::Progress(percent)),
-            Said::Pong => {}
+            Said::Pong(id, pong) => self.answered(id, pong),
         }
         Ok(())
+    }
+
+    fn answered(&self, id: u64, pong: Pong) {
+        let is_answer =
+            |ping: &mut Ping| ping.id == id && (pong.status.is_some() || !ping.wants_status);
+        if let Some(ping) = self.pinged().take_if(is_answer) {
+            // Whoever asked may have given up.
+            ping.answer.send(pong).ok();
+        }
     }
 
     fn end(&self, id: u64, ended: Ended) {

@@ -4,6 +4,11 @@
 //! when they are given back; the queue drives the growth.
 
 mod life;
+mod looks;
+pub(crate) mod probes;
+mod scaling;
+mod sessions;
+mod starts;
 
 use crate::{
     instance::{Grounds, Instance, NotReady},
@@ -13,35 +18,40 @@ use domain::{
     Timestamp,
     envelope::{Envelope, State as EnvelopeState},
     execution::{Failure, Priority},
+    health::{Crashes, Health},
     id::{BootId, NodeId},
     instance,
     queue::Queue,
-    scale::{self, Decision},
+    scale::{Decision, Input, Scaler},
+    session,
 };
+pub use starts::Starts;
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
-use store::instances::ScalingEvent;
-use tokio::sync::{Notify, Semaphore, oneshot};
-
-/// After the n-th failed start in a row, the next one waits twice as long as before, at most this long.
-const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
-const FIRST_BACKOFF: Duration = Duration::from_millis(250);
+use tokio::sync::{Notify, oneshot};
+use tokio_util::sync::CancellationToken;
 
 /// What all pools of an executor share.
 pub struct Common {
     pub grounds: Grounds,
     pub node_id: NodeId,
     pub boot_id: BootId,
-    pub starts: Semaphore,
+    pub starts: Arc<Starts>,
     pub queue: usize,
+    /// The stable window of the scaling.
     pub idle: Duration,
+    pub sessions: session::Limits,
 }
 
 pub struct Pool {
     pub version: Arc<Version>,
     common: Arc<Common>,
+    /// The origin of the scaler's time.
+    born: Instant,
+    /// Cancelled when this executor lets go of the version.
+    stop: CancellationToken,
     state: Mutex<State>,
     changed: Notify,
 }
@@ -50,10 +60,19 @@ struct State {
     envelope: Envelope,
     seats: Vec<Seat>,
     starting: u32,
+    /// Of all seats together.
+    in_flight: u32,
     waiting: Queue<Waiter>,
+    scaler: Scaler,
+    /// A task looks after those who wait.
+    watched: bool,
     failures: u32,
     last_failure: Option<NotReady>,
     not_before: Option<Instant>,
+    crashes: Crashes,
+    loop_since: Option<Timestamp>,
+    /// How the last start of a crash loop ended.
+    loop_failure: Option<Failure>,
     closed: bool,
     /// Others serve the version: durable work goes to them.
     hands_over: bool,
@@ -64,10 +83,33 @@ struct Seat {
     ready_at: Timestamp,
     in_flight: u32,
     idle_since: Instant,
-    draining: bool,
+    /// It was called at all.
+    used: bool,
+    health: Health,
+    complaint: Option<String>,
+    /// Whose it is alone.
+    owner: Option<sessions::Owner>,
+    leaving: Leaving,
+    look: Option<looks::Look>,
 }
 
-struct Waiter(oneshot::Sender<Result<Lease, Failure>>);
+/// Whether a seat takes work, and if not, how it ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leaving {
+    No,
+    /// There are too many: when what runs has ended, its background work too. It may be wanted back.
+    Retired,
+    /// It is not to be trusted: as soon as what runs has ended.
+    Quarantined,
+}
+
+struct Waiter {
+    answer: oneshot::Sender<Result<Lease, Failure>>,
+    priority: Priority,
+    since: Timestamp,
+    /// Where sessions have instances of their own.
+    session: Option<Arc<str>>,
+}
 
 /// A place in an instance; dropping it gives the place back.
 pub struct Lease {
@@ -115,16 +157,24 @@ impl Pool {
             envelope,
             seats: Vec::new(),
             starting: 0,
+            in_flight: 0,
             waiting,
+            scaler: Scaler::new(common.idle),
+            watched: false,
             failures: 0,
             last_failure: None,
             not_before: None,
+            crashes: Crashes::default(),
+            loop_since: None,
+            loop_failure: None,
             closed: false,
             hands_over: false,
         };
         Arc::new(Self {
             version,
             common,
+            born: Instant::now(),
+            stop: CancellationToken::new(),
             state: Mutex::new(state),
             changed: Notify::new(),
         })
@@ -157,6 +207,7 @@ impl Pool {
         state.envelope = envelope;
         // A new order is a new chance.
         state.not_before = None;
+        state.crashes = Crashes::default();
         state.failures = 0;
         state.last_failure = None;
         drop(state);
@@ -172,17 +223,30 @@ impl Pool {
                 &mut state,
                 &Decision {
                     instances: 1,
+                    input: Input::Proof,
                     reason: "to see that the agent starts".to_owned(),
                 },
             );
         }
     }
 
-    pub fn place(self: &Arc<Self>, priority: Priority, now: Timestamp) -> Place {
+    /// `session` counts where sessions have instances of their own.
+    pub fn place(
+        self: &Arc<Self>,
+        priority: Priority,
+        now: Timestamp,
+        session: Option<&str>,
+    ) -> Place {
         let mut state = self.state();
-        if state.waiting.is_empty()
-            && let Some(lease) = self.free_seat(&mut state)
-        {
+        let free = if self.is_by_session() {
+            self.own_seat(&mut state, session)
+        } else if state.waiting.is_empty() {
+            self.free_seat(&mut state)
+        } else {
+            None
+        };
+        if let Some(lease) = free {
+            self.note_load(&mut state);
             return Place::Now(lease);
         }
         if state.closed {
@@ -192,14 +256,21 @@ impl Pool {
             return Place::Never(failure);
         }
         let (answer, promise) = oneshot::channel();
-        if let Err(waiter) = state.waiting.push(Waiter(answer), priority, now) {
+        let waiter = Waiter {
+            answer,
+            priority,
+            since: now,
+            session: session.filter(|_| self.is_by_session()).map(Arc::from),
+        };
+        if let Err(waiter) = state.waiting.push(waiter, priority, now) {
             // Those who gave up still stand in the queue.
-            state.waiting.remove(|waiter| waiter.0.is_closed());
+            state.waiting.remove(|waiter| waiter.answer.is_closed());
             if state.waiting.push(waiter, priority, now).is_err() {
                 return Place::Full;
             }
         }
-        self.scale_with(&mut state);
+        self.note_load(&mut state);
+        self.look_after(&mut state);
         Place::Later(promise)
     }
 
@@ -208,19 +279,28 @@ impl Pool {
         let seat = state
             .seats
             .iter_mut()
-            .filter(|seat| !seat.draining && seat.in_flight < slots)
+            .filter(|seat| seat.takes_work() && seat.in_flight < slots)
             .min_by_key(|seat| seat.in_flight)?;
+        Some(self.take(seat, &mut state.in_flight))
+    }
+
+    fn take(self: &Arc<Self>, seat: &mut Seat, in_flight: &mut u32) -> Lease {
         seat.in_flight += 1;
-        Some(Lease {
+        seat.used = true;
+        *in_flight += 1;
+        Lease {
             instance: Arc::clone(&seat.instance),
             pool: Arc::clone(self),
             quarantine: false,
             armed: true,
-        })
+        }
     }
 
     /// Gives free seats to those who wait.
     fn hand_out(self: &Arc<Self>, state: &mut State) {
+        if self.is_by_session() {
+            return self.hand_out_own(state);
+        }
         let now = self.common.grounds.store.now();
         while !state.waiting.is_empty() {
             let Some(lease) = self.free_seat(state) else {
@@ -237,7 +317,7 @@ impl Pool {
     /// To the first who still waits; the lease comes back when nobody does.
     fn give(&self, state: &mut State, mut lease: Lease, now: Timestamp) -> Option<Lease> {
         while let Some(waiter) = state.waiting.pop(now) {
-            match waiter.0.send(Ok(lease)) {
+            match waiter.answer.send(Ok(lease)) {
                 Ok(()) => return None,
                 Err(Ok(returned)) => lease = returned,
                 Err(Err(_)) => return None,
@@ -253,31 +333,40 @@ impl Pool {
             .find(|seat| seat.instance.id == lease.instance.id)
         {
             seat.in_flight = seat.in_flight.saturating_sub(1);
+            state.in_flight = state.in_flight.saturating_sub(1);
         }
         lease.armed = false;
     }
 
     fn release(self: &Arc<Self>, instance: &Arc<Instance>, quarantine: bool) {
-        let mut state = self.state();
+        let mut guard = self.state();
+        let state = &mut *guard;
         if let Some(seat) = state
             .seats
             .iter_mut()
             .find(|seat| Arc::ptr_eq(&seat.instance, instance))
         {
             seat.in_flight = seat.in_flight.saturating_sub(1);
-            seat.draining |= quarantine;
+            state.in_flight = state.in_flight.saturating_sub(1);
+            if quarantine {
+                seat.leaving = Leaving::Quarantined;
+            }
             if seat.in_flight == 0 {
                 seat.idle_since = Instant::now();
-                if seat.draining {
+                if seat.is_spent() {
+                    seat.leaving = Leaving::Quarantined;
+                }
+                if seat.leaving == Leaving::Quarantined {
                     self.end(&seat.instance);
                 }
             }
         }
-        self.hand_out(&mut state);
+        self.hand_out(state);
+        self.note_load(state);
         if quarantine {
-            self.scale_with(&mut state);
+            self.scale_with(state);
         }
-        drop(state);
+        drop(guard);
         self.changed.notify_waiters();
     }
 
@@ -286,7 +375,7 @@ impl Pool {
         let mut state = self.state();
         let mut seats = state.seats.iter_mut();
         if let Some(seat) = seats.find(|seat| Arc::ptr_eq(&seat.instance, instance)) {
-            seat.draining = true;
+            seat.leaving = Leaving::Quarantined;
         }
     }
 
@@ -299,131 +388,20 @@ impl Pool {
             .is_none_or(|seat| seat.in_flight <= 1)
     }
 
-    /// Brings the number of instances to what it should be.
-    pub fn scale(self: &Arc<Self>) {
-        let mut state = self.state();
-        self.scale_with(&mut state);
-    }
-
-    fn scale_with(self: &Arc<Self>, state: &mut State) {
-        if state.closed || state.envelope.state == EnvelopeState::Retired {
-            return;
-        }
-        let living = state.seats.iter().filter(|seat| !seat.draining);
-        let seen = scale::Seen {
-            instances: u32::try_from(living.clone().count()).unwrap_or(u32::MAX) + state.starting,
-            in_flight: living.clone().map(|seat| seat.in_flight).sum(),
-            waiting: u32::try_from(state.waiting.len()).unwrap_or(u32::MAX),
-            idle: u32::try_from(living.filter(|seat| seat.is_idle(self.common.idle)).count())
-                .unwrap_or(u32::MAX),
-        };
-        let spec = &self.version.spec;
-        let retiring = state.envelope.state == EnvelopeState::Retiring;
-        let limits = scale::Limits {
-            min: if retiring {
-                0
-            } else {
-                state.envelope.min_instances
-            },
-            // A version that retires still finishes what waits.
-            max: if retiring {
-                spec.scaling.max_instances.max(1)
-            } else {
-                state.envelope.max_instances
-            },
-            concurrency: spec.configuration.concurrent_executions,
-            target_utilization: spec.scaling.target_utilization,
-            idle: self.common.idle,
-        };
-        let Some(decision) = scale::decide(seen, limits) else {
-            return;
-        };
-        if decision.instances > seen.instances {
-            self.grow(state, &decision);
-        } else {
-            self.shrink(state, &decision, seen.instances);
-        }
-    }
-
-    fn grow(self: &Arc<Self>, state: &mut State, decision: &Decision) {
-        if state.not_before.is_some_and(|at| Instant::now() < at) {
-            return;
-        }
-        let living = u32::try_from(state.seats.iter().filter(|seat| !seat.draining).count())
-            .unwrap_or(u32::MAX)
-            + state.starting;
-        let more = decision.instances.saturating_sub(living);
-        if more == 0 {
-            return;
-        }
-        state.starting += more;
-        self.note(living, decision);
-        for _ in 0..more {
-            let pool = Arc::clone(self);
-            self.common
-                .grounds
-                .tasks
-                .spawn(async move { pool.start().await });
-        }
-    }
-
-    fn shrink(self: &Arc<Self>, state: &mut State, decision: &Decision, from: u32) {
-        let mut excess = from.saturating_sub(decision.instances);
-        let (before, over) = (excess, from > state.envelope.max_instances);
-        state.seats.sort_by_key(|seat| seat.in_flight);
-        for seat in &mut state.seats {
-            if excess > 0 && !seat.draining && (seat.is_idle(self.common.idle) || over) {
-                excess -= 1;
-                seat.draining = true;
-                if seat.in_flight == 0 {
-                    self.end(&seat.instance);
-                }
-            }
-        }
-        if excess < before {
-            self.note(from, decision);
-        }
-    }
-
-    fn note(&self, from: u32, decision: &Decision) {
-        let version = &self.version;
-        let event = ScalingEvent {
-            id: format!("scale_{}", uuid::Uuid::now_v7().as_simple()),
-            account: version.account.clone(),
-            agent_id: version.spec.agent_id.clone(),
-            version_id: version.id.clone(),
-            node_id: self.common.node_id.clone(),
-            at: self.common.grounds.store.now(),
-            reason: decision.reason.clone(),
-            from_instances: from,
-            to_instances: decision.instances,
-        };
-        let store = self.common.grounds.store.clone();
-        self.common.grounds.tasks.spawn(async move {
-            if let Err(error) = store.note_scaling(&event).await {
-                tracing::warn!(error = ?error, "a scaling event was not kept");
-            }
-        });
-    }
-
-    fn end(&self, instance: &Arc<Instance>) {
-        // The reader task kills and reaps when the link closes.
-        instance.link.close();
-    }
-
     /// Lets go of everything: who waits is refused, what runs is killed and seen gone.
     pub async fn close(&self) {
         let instances: Vec<Arc<Instance>> = {
             let mut state = self.state();
             state.closed = true;
+            self.stop.cancel();
             // A dropped promise says that this pool is closed.
             state.waiting.remove(|_| true);
-            state
-                .seats
-                .iter()
-                .map(|seat| Arc::clone(&seat.instance))
-                .collect()
+            let seats = state.seats.iter();
+            seats.map(|seat| Arc::clone(&seat.instance)).collect()
         };
+        if self.state().loop_since.take().is_some() {
+            self.end_loop().await;
+        }
         futures::future::join_all(instances.iter().map(|instance| instance.kill())).await;
         // Those that were starting see `closed` and end themselves.
         loop {
@@ -441,10 +419,10 @@ impl Pool {
         let state = self.state();
         let portrait = |seat: &Seat| Portrait {
             instance: Arc::clone(&seat.instance),
-            state: if seat.draining {
-                instance::State::Draining
-            } else {
+            state: if seat.takes_work() {
                 instance::State::Ready
+            } else {
+                instance::State::Draining
             },
             ready_at: seat.ready_at,
             in_flight: seat.in_flight,
@@ -453,7 +431,7 @@ impl Pool {
             envelope: state.envelope.clone(),
             instances: state.seats.iter().map(portrait).collect(),
             starting: state.starting,
-            in_flight: state.seats.iter().map(|seat| seat.in_flight).sum(),
+            in_flight: state.in_flight,
             waiting: u32::try_from(state.waiting.len()).unwrap_or(u32::MAX),
             failures: state.failures,
             failure: state.last_failure.clone(),
@@ -470,9 +448,8 @@ impl Pool {
             .envelope
             .max_instances
             .saturating_mul(self.version.spec.configuration.concurrent_executions);
-        let taken: u32 = state.seats.iter().map(|seat| seat.in_flight).sum();
         let waiting = u32::try_from(state.waiting.len()).unwrap_or(u32::MAX);
-        (most.saturating_sub(taken), waiting)
+        (most.saturating_sub(state.in_flight), waiting)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -490,14 +467,20 @@ impl State {
         let hopeless = self.starting == 0
             && self.seats.is_empty()
             && self.not_before.is_some_and(|at| Instant::now() < at);
-        let failed = self.last_failure.as_ref().filter(|_| hopeless)?;
-        Some(failed.failure.clone())
+        if !hopeless {
+            return None;
+        }
+        let started = self
+            .last_failure
+            .as_ref()
+            .map(|failed| failed.failure.clone());
+        started.or_else(|| self.loop_failure.clone().filter(|_| self.crashes.is_loop()))
     }
 }
 
 impl Seat {
-    fn is_idle(&self, least: Duration) -> bool {
-        self.in_flight == 0 && self.idle_since.elapsed() >= least
+    fn takes_work(&self) -> bool {
+        self.leaving == Leaving::No
     }
 }
 

@@ -1,12 +1,13 @@
 //! Runs executions: a seat, a call, its end recorded once, another attempt where the policy says so.
 
 mod abandoned;
+mod record;
 mod refused;
 mod seat;
 
 use crate::{
     call::{self, Attempted, Calling},
-    held::{Handle, Held, Hold},
+    held::{Handle, Held},
     meter::Counts,
     pool::{Lease, Pool},
     spans,
@@ -16,10 +17,10 @@ use abandoned::{TOO_OFTEN, close_lost};
 use domain::{
     Error, Kind, Result, Timestamp,
     execution::{
-        Attempt, Ending, Failure, FailureCode, FailurePhase, MOST_LOSSES, Mode, Outcome, Status,
+        Attempt, Ending, Failure, FailureCode, FailurePhase, MOST_LOSSES, Outcome, Status,
     },
 };
-use proto::convert::{self, Execute, Reply};
+use proto::convert::{Execute, Reply};
 pub use refused::outcome as refused_outcome;
 use seat::Seat;
 use serde_json::value::RawValue;
@@ -30,12 +31,10 @@ use store::{
 };
 use tracing::Instrument;
 
-/// A sync call that runs longer than this is shown as running; shorter ones are written once, at their end.
-pub const SHOW_RUNNING_AFTER: Duration = Duration::from_millis(25);
+/// A sync call that waits or runs longer than this is shown; shorter ones are written once, at their end.
+pub const SHOWN_AFTER: Duration = Duration::from_millis(25);
 /// How long the row of a sync call may come after its end: it is written beside the run.
 const ROW_WITHIN: Duration = Duration::from_secs(5);
-/// Between two looks for it: about as long as a commit takes.
-const ROW_PAUSE: Duration = Duration::from_millis(1);
 
 /// How long the end of an execution is held while the database is away.
 const AWAY_WITHIN: Duration = Duration::from_secs(60);
@@ -108,7 +107,7 @@ impl Runner {
             losses: 0,
             attempts: Vec::new(),
         };
-        if execute.losses > 0 && !self.look(&mut road).await? {
+        if execute.losses > 0 && !self.look_again(execute, &mut road).await? {
             return Err(Error::conflict(
                 "another executor has it, or it has its outcome",
             ));
@@ -323,6 +322,12 @@ impl Runner {
         Ok(true)
     }
 
+    /// Another executor may have had it, for too short a time to leave a row.
+    async fn look_again(&self, execute: &Execute, road: &mut Road) -> Result<bool> {
+        let unseen = !execute.has_row && self.store.execution(&road.key).await?.is_none();
+        Ok(unseen || self.look(road).await?)
+    }
+
     async fn input(&self, execute: &Execute, key: &Key) -> Result<Box<RawValue>> {
         if let Some(input) = &execute.input {
             return Ok(input.clone());
@@ -365,120 +370,6 @@ impl Runner {
         spans::attempted(&span, &attempted);
         self.counts.attempted(&attempted);
         attempted
-    }
-
-    pub(crate) async fn show_running(&self, key: &Key, attempt: u32, at: Timestamp) {
-        let start = Start {
-            key: key.clone(),
-            attempt,
-            at,
-            holder: self.holder.clone(),
-        };
-        if let Err(error) = self.store.start_execution(start).await {
-            tracing::warn!(error = ?error, "an execution is not shown as running");
-        }
-    }
-
-    /// The one recorded end of an execution, and the outcome that says it.
-    async fn finish(
-        &self,
-        execute: &Execute,
-        road: &Road,
-        hold: &Hold,
-        attempted: Attempted,
-    ) -> Result<Outcome> {
-        let mut road = Road {
-            key: road.key.clone(),
-            attempts: road.attempts.clone(),
-            ..*road
-        };
-        let error = match &attempted.ending {
-            Ending::Failed(failure) => Some(failure.clone()),
-            Ending::Completed(_) => None,
-        };
-        note(&mut road, &attempted, error.clone(), &self.holder);
-        let queue_ms = attempted
-            .started_at
-            .unwrap_or(attempted.completed_at)
-            .since(execute.accepted_at)
-            .as_secs_f64()
-            * 1000.0;
-        let mut outcome = Outcome {
-            status: attempted.ending.status(),
-            output: None,
-            error,
-            attempt: road.attempt,
-            accepted_at: execute.accepted_at,
-            started_at: attempted.started_at,
-            completed_at: attempted.completed_at,
-            duration_ms: attempted.duration_ms,
-            queue_ms,
-            usage: attempted.usage,
-            instance_id: attempted.instance_id,
-            logs: attempted.lines,
-        };
-        if let Ending::Completed(output) = attempted.ending {
-            outcome.output = Some(output);
-        }
-        let end = End {
-            key: road.key.clone(),
-            attempt: road.attempt,
-            status: outcome.status,
-            due_at: outcome.completed_at,
-            started_at: outcome.started_at,
-            completed_at: Some(outcome.completed_at),
-            attempts: road.attempts,
-            instance_id: outcome.instance_id.clone(),
-            output: outcome.output.clone(),
-            error: outcome.error.clone(),
-            duration_ms: outcome.duration_ms,
-            queue_ms,
-            usage: outcome.usage.clone(),
-        };
-        let recorded = self.record(end, execute.options.mode).await;
-        let recorded = recorded.map_err(|error| match error.kind {
-            // It was run: nobody may take this for a refusal and run it elsewhere.
-            Kind::Unavailable | Kind::Exhausted => {
-                let message = "it was run, and its end could not be recorded in time";
-                Error::new(Kind::Timeout, message).because(error)
-            }
-            _ => error,
-        })?;
-        if recorded.is_none() {
-            self.counts.ended(execute.options.mode, &outcome);
-        }
-        let outcome = recorded.unwrap_or(outcome);
-        if self.hub.is_watched(&road.key) {
-            self.hub.end(&road.key, convert::outcome(&outcome)?);
-        }
-        attempted.stopping.await_stopped().await;
-        hold.handle.tell_stopped(outcome.status);
-        Ok(outcome)
-    }
-
-    /// Writes the end. `Some`: another end was there before, and this is it.
-    async fn record(&self, end: End, mode: Mode) -> Result<Option<Outcome>> {
-        let deadline = tokio::time::Instant::now() + ROW_WITHIN;
-        loop {
-            if patiently(|| self.store.end_execution(end.clone())).await? {
-                return Ok(None);
-            }
-            match patiently(|| self.store.execution(&end.key)).await? {
-                Some(row) if row.status.is_terminal() => return Ok(Some(recorded(row))),
-                Some(row) if row.attempt > end.attempt => {
-                    return Err(Error::conflict("a later attempt took over"));
-                }
-                // The row of a sync call is written beside the run, by another process perhaps: it came just now, or comes.
-                Some(_) if tokio::time::Instant::now() < deadline => {
-                    tokio::time::sleep(ROW_PAUSE).await;
-                }
-                None if !mode.is_durable() && tokio::time::Instant::now() < deadline => {
-                    tokio::time::sleep(ROW_PAUSE).await;
-                }
-                Some(_) => return Err(Error::conflict("the execution's row cannot be ended")),
-                None => return Err(Error::unavailable("the execution's row is not there")),
-            }
-        }
     }
 
     async fn put_back(&self, road: &Road, attempted: &Attempted, wait: Duration) -> Result<()> {
@@ -532,23 +423,6 @@ fn note(road: &mut Road, attempted: &Attempted, error: Option<Failure>, holder: 
         instance_id: attempted.instance_id.clone(),
         error,
     });
-}
-
-fn recorded(row: store::executions::Execution) -> Outcome {
-    Outcome {
-        status: row.status,
-        output: row.output,
-        error: row.error,
-        attempt: row.attempt,
-        accepted_at: row.accepted_at,
-        started_at: row.started_at,
-        completed_at: row.completed_at.unwrap_or(row.accepted_at),
-        duration_ms: row.duration_ms.unwrap_or(0.0),
-        queue_ms: row.queue_ms.unwrap_or(0.0),
-        usage: row.usage,
-        instance_id: row.instance_id,
-        logs: Vec::new(),
-    }
 }
 
 fn cancelled_before_start(at: Timestamp) -> Attempted {

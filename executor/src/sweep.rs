@@ -107,6 +107,7 @@ async fn living_boots(node: &Node) -> Result<HashSet<String>> {
             node.store
                 .end_instances_of_lost_node(&other.id, now)
                 .await?;
+            node.store.end_crash_loops_of_node(&other.id).await?;
         }
     }
     Ok(alive)
@@ -178,6 +179,7 @@ async fn enqueue(node: &Node, row: &Execution, due_at: Timestamp) -> Result<()> 
         input: None,
         accepted_at: row.accepted_at,
         losses: row.losses,
+        has_row: true,
     };
     match node.bus.enqueue_execution(&execute, due_at).await {
         // A later sweep finds it again.

@@ -114,6 +114,7 @@ impl World {
             health_check: agent::HealthCheck::default(),
             custom_metrics: vec![],
             log_level: domain::log::Level::Info,
+            isolation: agent::Isolation::default(),
         };
         change(&mut spec);
         let (account, id) = (AccountId::default_account(), self.version_id());
@@ -236,6 +237,7 @@ impl World {
             input: Some(RawValue::from_string(input.to_owned()).expect("JSON")),
             accepted_at: now(),
             losses: 0,
+            has_row: true,
         }
     }
 

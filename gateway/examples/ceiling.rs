@@ -24,7 +24,7 @@ use std::{
 };
 use store::{
     Secrets, Store,
-    executions::{End, Key},
+    executions::{End, Key, New},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -109,7 +109,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             running.spawn(async move {
                 let execute = Execute::decode(std::mem::take(&mut request.message).payload)?;
                 let outcome = outcome(&execute);
-                store.end_execution(end(&execute, &outcome)).await?;
+                store
+                    .record_execution(accepted(&execute), end(&execute, &outcome))
+                    .await?;
                 let reply = Reply::Outcome(Box::new(outcome)).encode()?;
                 Ok::<_, domain::Error>(request.respond(Message::new(reply)).await?)
             });
@@ -184,13 +186,31 @@ fn outcome(execute: &Execute) -> Outcome {
     }
 }
 
+fn key(execute: &Execute) -> Key {
+    Key {
+        account: execute.account.clone(),
+        agent_id: execute.agent_id.clone(),
+        id: execute.execution_id.clone(),
+    }
+}
+
+fn accepted(execute: &Execute) -> New {
+    New {
+        key: key(execute),
+        version_id: execute.version_id.clone(),
+        mode: execute.options.mode,
+        priority: execute.options.priority,
+        body_digest: None,
+        caller: execute.caller.clone(),
+        options: execute.options.clone(),
+        input: execute.input.clone().unwrap_or_default(),
+        accepted_at: execute.accepted_at,
+    }
+}
+
 fn end(execute: &Execute, outcome: &Outcome) -> End {
     End {
-        key: Key {
-            account: execute.account.clone(),
-            agent_id: execute.agent_id.clone(),
-            id: execute.execution_id.clone(),
-        },
+        key: key(execute),
         attempt: 1,
         status: outcome.status,
         due_at: outcome.completed_at,

@@ -13,7 +13,12 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use domain::{Error, Kind, id::AgentId, key::Key, trace::Context};
+use domain::{
+    Error, Kind, Timestamp,
+    id::AgentId,
+    key::{Key, Permission},
+    trace::Context,
+};
 use futures::FutureExt;
 use std::{
     net::{IpAddr, SocketAddr},
@@ -115,7 +120,7 @@ pub async fn guard(State(gate): State<Gate>, request: Request, next: Next) -> Re
 async fn pass(
     gate: Gate,
     (id, trace): (String, Option<Context>),
-    mut request: Request,
+    request: Request,
     next: Next,
 ) -> Response {
     let permissions = match gate.endpoint().access {
@@ -129,6 +134,36 @@ async fn pass(
         Ok(key) => key,
         Err(error) => return Refusal::from(error).into_response(),
     };
+    let due = key
+        .is_due_at(gate.app.store.now())
+        .then(|| Arc::clone(&key));
+    let mut response = keyed(gate, permissions, key, (id, trace), request, next).await;
+    if let Some(key) = due {
+        warn_of_rotation(&key, response.headers_mut());
+    }
+    response
+}
+
+/// Deprecation (RFC 9745) and Sunset (RFC 8594): the key should be rotated, and when it ends.
+fn warn_of_rotation(key: &Key, headers: &mut HeaderMap) {
+    let since = key.rotate_at.map(|at| format!("@{}", at.0 / 1000));
+    let ends = key.expires_at.and_then(Timestamp::http_date);
+    for (name, value) in [("deprecation", since), ("sunset", ends)] {
+        if let Some(Ok(value)) = value.map(|value| HeaderValue::from_str(&value)) {
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    }
+}
+
+/// The guard past the key.
+async fn keyed(
+    gate: Gate,
+    permissions: &[Permission],
+    key: Arc<Key>,
+    (id, trace): (String, Option<Context>),
+    mut request: Request,
+    next: Next,
+) -> Response {
     let allowed = permissions.iter().any(|one| key.allows(*one).is_ok());
     let denied = permissions
         .first()

@@ -5,18 +5,32 @@ use crate::{
     key,
 };
 use axum::http::{HeaderMap, header};
-use domain::{Error, Kind, Result, id::AccountId, key::Key};
-use std::{sync::Arc, time::Duration};
+use domain::{
+    Error, Kind, Result, Timestamp,
+    id::{AccountId, KeyId},
+    key::Key,
+};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 use store::{Hash, Store};
+use tokio_util::sync::CancellationToken;
+
+const NOTED_EVERY: Duration = Duration::from_secs(10);
 
 pub struct Keys {
     good: Cache<Hash, Arc<Key>>,
     /// Hashes that nobody holds: apart, so that garbage never pushes a good key out.
     bad: Cache<Hash, ()>,
+    /// When each key was used that was not noted yet.
+    used: Mutex<HashMap<KeyId, Timestamp>>,
 }
 
+/// A revoked key opens nothing after two seconds, even where no gateway could be told.
 const GOOD: Life = Life {
-    fresh: Duration::from_secs(10),
+    fresh: Duration::from_secs(1),
     kept: Duration::from_secs(30),
 };
 const BAD: Life = Life {
@@ -29,6 +43,7 @@ impl Default for Keys {
         Self {
             good: Cache::new(50_000),
             bad: Cache::new(10_000),
+            used: Mutex::default(),
         }
     }
 }
@@ -40,7 +55,9 @@ impl Keys {
         let secret = bearer(headers)?;
         let hash = store.hash_key(secret);
         let key = self.find(store, &hash).await?.ok_or_else(refused)?;
-        if key.is_valid_at(store.now()) {
+        let now = store.now();
+        if key.is_valid_at(now) {
+            self.used().insert(key.id.clone(), now);
             Ok(key)
         } else {
             Err(refused())
@@ -61,6 +78,27 @@ impl Keys {
         };
         self.bad.get(hash, |()| BAD, read).await?;
         Ok(found)
+    }
+
+    /// Notes now and then which keys were used, until told to stop, and then once more.
+    pub async fn note_used(&self, store: &Store, stop: CancellationToken) {
+        let mut over = false;
+        while !over {
+            over = tokio::time::timeout(NOTED_EVERY, stop.cancelled())
+                .await
+                .is_ok();
+            let used: Vec<_> = std::mem::take(&mut *self.used()).into_iter().collect();
+            if used.is_empty() {
+                continue;
+            }
+            if let Err(error) = store.note_used_keys(&used).await {
+                tracing::debug!(error = ?error, "that keys were used was not noted");
+            }
+        }
+    }
+
+    fn used(&self) -> MutexGuard<'_, HashMap<KeyId, Timestamp>> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn forget_account(&self, account: &AccountId) {

@@ -147,6 +147,8 @@ impl Gateway {
         let behind = CancellationToken::new();
         rooms.spawn(inbox::hear(app.clone(), beats, behind.clone()));
         rooms.spawn(inbox::beat(app.clone(), behind.clone()));
+        let (keyed, noted) = (app.clone(), behind.clone());
+        rooms.spawn(async move { keyed.keys.note_used(&keyed.store, noted).await });
         let served = listen::serve(listener, app.clone(), &stop).await;
         app.changes.close();
         // Changes whose callers have gone; each has its own deadlines.

@@ -232,6 +232,7 @@ words! {
     failure_code: domain::execution::FailureCode;
     failure_phase: domain::execution::FailurePhase;
     health: domain::health::Health;
+    isolation: domain::agent::Isolation;
     level: domain::log::Level;
     instance_state: domain::instance::State;
     granularity: domain::metrics::Granularity;

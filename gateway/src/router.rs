@@ -3,7 +3,7 @@
 //! A line cannot be written without its access, and every line's handler runs behind [`door::guard`] with that access.
 
 use crate::{
-    api::{agents, dead_letters, deployments, executions, metrics, system},
+    api::{agents, dead_letters, deployments, executions, keys, metrics, sessions, system},
     app::App,
     door::{self, Gate},
 };
@@ -64,6 +64,8 @@ endpoints! {
     DELETE "/api/v1/agents/{agent_id}"                                   => agents::delete::delete, Key(&[P::AgentDelete]), Some("agent.delete");
     GET    "/api/v1/agents/{agent_id}/versions"                          => agents::versions::versions, Key(&[P::AgentMonitor]), None;
     GET    "/api/v1/agents/{agent_id}/instances"                         => agents::instances::instances, Key(&[P::AgentMonitor]), None;
+    GET    "/api/v1/agents/{agent_id}/sessions"                          => sessions::list::list, Key(&[P::AgentMonitor]), None;
+    DELETE "/api/v1/agents/{agent_id}/sessions/{session_id}"             => sessions::end::end, Key(&[P::AgentExecute]), Some("session.end");
     GET    "/api/v1/agents/{agent_id}/logs"                              => agents::logs::logs, Key(&[P::AgentMonitor]), None;
     GET    "/api/v1/agents/{agent_id}/metrics"                           => metrics::get::get, Key(&[P::AgentMonitor]), None;
     GET    "/api/v1/agents/{agent_id}/deployments"                       => deployments::list::list, Key(&[P::AgentMonitor]), None;
@@ -74,6 +76,10 @@ endpoints! {
     POST   "/api/v1/agents/{agent_id}/executions/{execution_id}/cancel"  => executions::cancel::cancel, Key(&[P::AgentExecute]), Some("execution.cancel");
     GET    "/api/v1/agents/{agent_id}/executions/{execution_id}/logs"    => executions::logs::logs, READ_EXECUTION, None;
     GET    "/api/v1/system/health"                                       => system::health::health, Key(&[P::SystemHealth]), None;
+    POST   "/api/v1/keys"                                                => keys::create::create, Key(&[P::KeyManage]), Some("key.create");
+    GET    "/api/v1/keys"                                                => keys::list::list, Key(&[P::KeyManage]), None;
+    POST   "/api/v1/keys/{key_id}/rotate"                                => keys::rotate::rotate, Key(&[P::KeyManage]), Some("key.rotate");
+    DELETE "/api/v1/keys/{key_id}"                                       => keys::revoke::revoke, Key(&[P::KeyManage]), Some("key.revoke");
     GET    "/api/v1/audit"                                               => system::audit::audit, Key(&[P::KeyManage]), None;
     GET    "/api/v1/dead-letters"                                        => dead_letters::list::list, Key(&[P::SystemHealth]), None;
     POST   "/api/v1/dead-letters/{dead_letter_id}/redrive"               => dead_letters::redrive::redrive, Key(&[P::KeyManage]), Some("dead_letter.redrive");

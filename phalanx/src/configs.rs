@@ -40,6 +40,10 @@ pub fn executor(
     config.result_bytes = told.result_bytes;
     config.queue = told.queue;
     config.idle = Duration::from_secs(told.idle_s);
+    config.sessions = domain::session::Limits {
+        idle: Duration::from_secs(told.session_idle_s),
+        life: Duration::from_secs(told.session_life_s),
+    };
     config.starts = told.starts;
     config.start_within = Duration::from_secs(told.start_s);
     config.drain_within = Duration::from_secs(told.drain_s);

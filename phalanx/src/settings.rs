@@ -109,6 +109,8 @@ pub struct Executor {
     pub result_bytes: usize,
     pub queue: usize,
     pub idle_s: u64,
+    pub session_idle_s: u64,
+    pub session_life_s: u64,
     pub starts: usize,
     pub start_s: u64,
     pub drain_s: u64,

@@ -29,6 +29,8 @@ pub struct Execute {
     pub accepted_at: Timestamp,
     /// Executors that were lost while they ran it, for a caller that waits.
     pub losses: u32,
+    /// Its row is there, or comes from who sent it. Else its executor writes the row: when it has lasted a while, or with its end.
+    pub has_row: bool,
 }
 
 /// What an executor answers on the bus.
@@ -90,6 +92,7 @@ impl Execute {
             input_by_reference: input.is_none(),
             accepted_at_ms: self.accepted_at.0,
             losses: self.losses,
+            has_row: self.has_row,
         };
         Ok(message.encode_to_vec().into())
     }
@@ -110,6 +113,7 @@ impl Execute {
             },
             accepted_at: Timestamp(message.accepted_at_ms),
             losses: message.losses,
+            has_row: message.has_row,
         })
     }
 }
@@ -303,6 +307,7 @@ mod tests {
             input: Some(RawValue::from_string(input).expect("JSON")),
             accepted_at: Timestamp(5),
             losses: 3,
+            has_row: true,
         }
     }
 

@@ -1,18 +1,19 @@
 //! The two engines behind one handle.
 //!
-//! SQLite: one connection writes (the engine allows no more), some read; WAL, so that readers never wait for the writer.
-//! Postgres: one pool does both.
+//! SQLite: one writes at a time (the engine allows no more, and whoever waits here waits in order), some read; WAL, so that
+//! readers never wait for a writer. Postgres: one pool does both. Beside the pools, the group commit has connections of its own:
+//! a pool's are asked whether they live whenever they are taken and given back.
 
 use crate::{blobs::Blobs, clock::Clock, seal::Secrets, write::Writer};
 use domain::{Error, Kind, Result, Timestamp};
 use sqlx::{
-    PgPool, SqlitePool,
+    Connection as _, PgPool, SqlitePool,
     migrate::{Migration, MigrationType, Migrator},
     postgres::PgPoolOptions,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 use std::{path::PathBuf, sync::Arc, time::Duration};
-use tokio::task::JoinSet;
+use tokio::{sync::Mutex, task::JoinSet};
 
 /// Where the rows are.
 #[derive(Debug, Clone)]
@@ -40,7 +41,11 @@ pub struct Store {
 
 #[derive(Clone)]
 pub(crate) enum Db {
-    Lite { write: SqlitePool, read: SqlitePool },
+    Lite {
+        write: SqlitePool,
+        read: SqlitePool,
+        turn: Arc<Mutex<()>>,
+    },
     Pg(PgPool),
 }
 
@@ -58,7 +63,12 @@ macro_rules! read {
 macro_rules! write {
     ($store:expr, $pool:ident => $body:expr) => {
         match &$store.db {
-            $crate::db::Db::Lite { write: $pool, .. } => $body,
+            $crate::db::Db::Lite {
+                write: $pool, turn, ..
+            } => {
+                let _turn = turn.lock().await;
+                $body
+            }
             $crate::db::Db::Pg($pool) => $body,
         }
     };
@@ -67,8 +77,10 @@ macro_rules! write {
 pub(crate) use {read, write};
 
 /// How long a query waits for a connection, and SQLite for its lock.
-const WAIT: Duration = Duration::from_secs(5);
+pub(crate) const WAIT: Duration = Duration::from_secs(5);
 const READERS: u32 = 4;
+/// A connection that was used so lately is not asked whether it lives.
+pub(crate) const TRUSTED: Duration = Duration::from_secs(1);
 
 impl Store {
     /// Opens the rows and brings their schema up to date. Fails with what a person can do about it.
@@ -82,7 +94,7 @@ impl Store {
             clock.measure(pool).await.map_err(failed)?;
             tasks.spawn(clock.clone().keep(pool.clone()));
         }
-        let writer = Writer::start(db.clone());
+        let writer = Writer::start(&db);
         Ok(Self {
             db,
             writer,
@@ -125,7 +137,7 @@ impl Store {
     /// Open connections, for health.
     pub fn connections(&self) -> u32 {
         match &self.db {
-            Db::Lite { write, read } => write.size() + read.size(),
+            Db::Lite { write, read, .. } => write.size() + read.size(),
             Db::Pg(pool) => pool.size(),
         }
     }
@@ -139,7 +151,7 @@ impl Store {
     pub async fn close(&self) {
         self.writer.flush().await;
         match &self.db {
-            Db::Lite { write, read } => {
+            Db::Lite { write, read, .. } => {
                 read.close().await;
                 write.close().await;
             }
@@ -169,6 +181,7 @@ async fn open_sqlite(path: &PathBuf) -> Result<Db> {
     };
     let write = SqlitePoolOptions::new()
         .max_connections(1)
+        .test_before_acquire(false)
         .acquire_timeout(WAIT)
         .connect_with(options.clone())
         .await
@@ -176,16 +189,30 @@ async fn open_sqlite(path: &PathBuf) -> Result<Db> {
     migrator().run(&write).await.map_err(migrated)?;
     let read = SqlitePoolOptions::new()
         .max_connections(READERS)
+        .test_before_acquire(false)
         .acquire_timeout(WAIT)
         .connect_with(options.read_only(true))
         .await
         .map_err(opened)?;
-    Ok(Db::Lite { write, read })
+    Ok(Db::Lite {
+        write,
+        read,
+        turn: Arc::default(),
+    })
 }
 
 async fn open_postgres(url: &str, connections: u32) -> Result<Db> {
     let pool = PgPoolOptions::new()
         .max_connections(connections)
+        .test_before_acquire(false)
+        .before_acquire(|connection, state| {
+            Box::pin(async move {
+                if state.idle_for > TRUSTED {
+                    connection.ping().await?;
+                }
+                Ok(true)
+            })
+        })
         .acquire_timeout(WAIT)
         .connect(url)
         .await
@@ -217,6 +244,8 @@ fn migrator() -> Migrator {
         (2, "blobs", include_str!("../migrations/0002_blobs.sql")),
         (3, "leases", include_str!("../migrations/0003_leases.sql")),
         (5, "rollups", include_str!("../migrations/0005_rollups.sql")),
+        (7, "health", include_str!("../migrations/0007_health.sql")),
+        (8, "keys", include_str!("../migrations/0008_keys.sql")),
     ];
     let migrations = texts.into_iter().map(|(version, name, text)| {
         let text = sqlx::SqlStr::from_static(text);

@@ -4,6 +4,7 @@ use crate::db::{Store, document, failed, json, parsed, read, write};
 use domain::{
     Result, Timestamp,
     execution::Failure,
+    health::Health,
     id::{AccountId, AgentId, BootId, InstanceId, NodeId, VersionId},
     instance::State,
 };
@@ -22,6 +23,11 @@ pub struct Instance {
     pub ready_at: Option<Timestamp>,
     pub ended_at: Option<Timestamp>,
     pub failure: Option<Failure>,
+    pub health: Health,
+    /// Why it is not healthy.
+    pub complaint: Option<String>,
+    /// It belongs to this session alone.
+    pub session_id: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,18 +66,23 @@ type Row = (
     Option<i64>,
     Option<i64>,
     Option<String>,
+    Option<String>,
+    Option<String>,
+    Option<String>,
 );
 
 impl Store {
     /// Inserts an instance or replaces what is kept of it.
     pub async fn keep_instance(&self, instance: &Instance) -> Result<()> {
-        let sql = "INSERT INTO instances (id, account, agent_id, version_id, node_id, boot_id, state, pid, created_at, ready_at, ended_at, failure) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) ON CONFLICT (id) DO UPDATE SET state = excluded.state, pid = excluded.pid, \
-             ready_at = excluded.ready_at, ended_at = excluded.ended_at, failure = excluded.failure";
+        let sql = "INSERT INTO instances (id, account, agent_id, version_id, node_id, boot_id, state, pid, created_at, ready_at, ended_at, failure, \
+             health, complaint, session_id) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) ON CONFLICT (id) DO UPDATE SET state = excluded.state, pid = excluded.pid, \
+             ready_at = excluded.ready_at, ended_at = excluded.ended_at, failure = excluded.failure, \
+             health = excluded.health, complaint = excluded.complaint, session_id = excluded.session_id";
         let failure = instance.failure.as_ref().map(json).transpose()?;
         write!(self, pool => sqlx::query(sql).bind(instance.id.as_str()).bind(instance.account.as_str()).bind(instance.agent_id.as_str())
             .bind(instance.version_id.as_str()).bind(instance.node_id.as_str()).bind(instance.boot_id.as_str()).bind(instance.state.as_str())
             .bind(instance.pid).bind(instance.created_at.0).bind(instance.ready_at.map(|at| at.0)).bind(instance.ended_at.map(|at| at.0)).bind(failure)
+            .bind((instance.health != Health::Healthy).then(|| instance.health.as_str())).bind(instance.complaint.as_deref()).bind(instance.session_id.as_deref())
             .execute(pool).await.map(|_| ()))
         .map_err(failed)
     }
@@ -82,7 +93,7 @@ impl Store {
         account: &AccountId,
         agent: &AgentId,
     ) -> Result<Vec<Instance>> {
-        let sql = "SELECT id, account, agent_id, version_id, node_id, boot_id, state, pid, created_at, ready_at, ended_at, failure FROM instances \
+        let sql = "SELECT id, account, agent_id, version_id, node_id, boot_id, state, pid, created_at, ready_at, ended_at, failure, health, complaint, session_id FROM instances \
              WHERE account = $1 AND agent_id = $2 AND ended_at IS NULL ORDER BY created_at, id LIMIT 5000";
         let rows: Vec<Row> = read!(self, pool => sqlx::query_as(sql).bind(account.as_str()).bind(agent.as_str()).fetch_all(pool).await).map_err(failed)?;
         rows.into_iter()
@@ -100,6 +111,9 @@ impl Store {
                     ready_at,
                     ended_at,
                     failure,
+                    health,
+                    complaint,
+                    session_id,
                 )| {
                     Ok(Instance {
                         id: parsed(&id, "instance id")?,
@@ -116,6 +130,10 @@ impl Store {
                         failure: failure
                             .map(|failure| document(&failure, "failure"))
                             .transpose()?,
+                        health: health
+                            .map_or(Ok(Health::Healthy), |word| parsed(&word, "health"))?,
+                        complaint,
+                        session_id,
                     })
                 },
             )

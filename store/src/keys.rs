@@ -25,6 +25,77 @@ pub struct New {
     pub expires_at: Option<Timestamp>,
 }
 
+/// A key as it is shown: everything but the secret, which nobody keeps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    pub id: KeyId,
+    pub name: String,
+    pub permissions: BTreeSet<Permission>,
+    pub agents: Option<BTreeSet<AgentId>>,
+    pub created_at: Timestamp,
+    pub rotate_at: Option<Timestamp>,
+    pub expires_at: Option<Timestamp>,
+    pub last_used_at: Option<Timestamp>,
+    pub replaced_by: Option<KeyId>,
+    pub revoked_at: Option<Timestamp>,
+}
+
+const COLUMNS: &str = "id, name, permissions, agents, created_at, rotate_at, expires_at, last_used_at, replaced_by, revoked_at";
+const LIVING: &str = " AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $2)";
+
+type KeptRow = (
+    String,
+    String,
+    String,
+    Option<String>,
+    i64,
+    Option<i64>,
+    Option<i64>,
+    Option<i64>,
+    Option<String>,
+    Option<i64>,
+);
+
+fn kept(row: KeptRow) -> Result<Kept> {
+    let (id, name, permissions, agents, created_at, rotate_at, expires_at, used, by, revoked) = row;
+    Ok(Kept {
+        id: parsed(&id, "key id")?,
+        name,
+        permissions: document(&permissions, "permissions")?,
+        agents: agents
+            .map(|agents| document(&agents, "agents"))
+            .transpose()?,
+        created_at: Timestamp(created_at),
+        rotate_at: rotate_at.map(Timestamp),
+        expires_at: expires_at.map(Timestamp),
+        last_used_at: used.map(Timestamp),
+        replaced_by: by.map(|id| parsed(&id, "key id")).transpose()?,
+        revoked_at: revoked.map(Timestamp),
+    })
+}
+
+/// The rows of a new key, in a transaction.
+macro_rules! issue {
+    ($transaction:expr, $key:expr, $rotate_at:expr) => {
+        sqlx::query(INSERT)
+            .bind($key.id.as_str())
+            .bind($key.account.as_str())
+            .bind(&$key.hash.0[..])
+            .bind(&$key.name)
+            .bind($key.permission_words())
+            .bind($key.agent_words())
+            .bind($key.created_at.0)
+            .bind($key.expires_at.map(|at| at.0))
+            .execute(&mut *$transaction)
+            .await?;
+        sqlx::query("UPDATE keys SET rotate_at = $2 WHERE id = $1")
+            .bind($key.id.as_str())
+            .bind($rotate_at.map(|at| at.0))
+            .execute(&mut *$transaction)
+            .await?;
+    };
+}
+
 impl New {
     pub(crate) fn permission_words(&self) -> String {
         json(&self.permissions).unwrap_or_default()
@@ -64,22 +135,119 @@ impl Store {
 
     /// The living key of this hash.
     pub async fn key(&self, hash: &Hash) -> Result<Option<Key>> {
-        let sql = "SELECT id, account, permissions, agents, expires_at FROM keys WHERE hash = $1 AND revoked_at IS NULL";
-        let row: Option<(String, String, String, Option<String>, Option<i64>)> =
+        type Row = (
+            String,
+            String,
+            String,
+            Option<String>,
+            Option<i64>,
+            Option<i64>,
+        );
+        let sql = "SELECT id, account, permissions, agents, expires_at, rotate_at FROM keys WHERE hash = $1 AND revoked_at IS NULL";
+        let row: Option<Row> =
             read!(self, pool => sqlx::query_as(sql).bind(&hash.0[..]).fetch_optional(pool).await)
                 .map_err(failed)?;
-        row.map(|(id, account, permissions, agents, expires_at)| {
-            Ok(Key {
-                id: parsed(&id, "key id")?,
-                account: parsed(&account, "account")?,
-                permissions: document(&permissions, "permissions")?,
-                agents: agents
-                    .map(|agents| document(&agents, "agents"))
-                    .transpose()?,
-                expires_at: expires_at.map(Timestamp),
-            })
-        })
+        row.map(
+            |(id, account, permissions, agents, expires_at, rotate_at)| {
+                Ok(Key {
+                    id: parsed(&id, "key id")?,
+                    account: parsed(&account, "account")?,
+                    permissions: document(&permissions, "permissions")?,
+                    agents: agents
+                        .map(|agents| document(&agents, "agents"))
+                        .transpose()?,
+                    expires_at: expires_at.map(Timestamp),
+                    rotate_at: rotate_at.map(Timestamp),
+                })
+            },
+        )
         .transpose()
+    }
+
+    /// A key that callers asked for; after `rotate_at` it is due.
+    pub async fn issue_key(&self, key: &New, rotate_at: Option<Timestamp>) -> Result<()> {
+        write!(self, pool => async {
+            let mut transaction = pool.begin().await?;
+            issue!(transaction, key, rotate_at);
+            transaction.commit().await
+        }.await)
+        .map_err(failed)
+    }
+
+    /// The old key ends at `old_until` at the latest. `false`: it is gone, or was replaced already.
+    pub async fn rotate_key(
+        &self,
+        old: &KeyId,
+        old_until: Timestamp,
+        new: &New,
+        rotate_at: Option<Timestamp>,
+    ) -> Result<bool> {
+        let sql = "UPDATE keys SET replaced_by = $3, expires_at = CASE WHEN expires_at < $4 THEN expires_at ELSE $4 END \
+             WHERE account = $1 AND id = $2 AND revoked_at IS NULL AND replaced_by IS NULL";
+        write!(self, pool => async {
+            let mut transaction = pool.begin().await?;
+            let ends = sqlx::query(sql).bind(new.account.as_str()).bind(old.as_str()).bind(new.id.as_str()).bind(old_until.0);
+            if ends.execute(&mut *transaction).await?.rows_affected() == 0 {
+                return Ok(false);
+            }
+            issue!(transaction, new, rotate_at);
+            transaction.commit().await?;
+            Ok::<_, sqlx::Error>(true)
+        }.await)
+        .map_err(failed)
+    }
+
+    /// `false`: there is no such living key.
+    pub async fn revoke_key(&self, account: &AccountId, id: &KeyId, at: Timestamp) -> Result<bool> {
+        let sql =
+            "UPDATE keys SET revoked_at = $3 WHERE account = $1 AND id = $2 AND revoked_at IS NULL";
+        let rows = write!(self, pool => sqlx::query(sql).bind(account.as_str()).bind(id.as_str()).bind(at.0).execute(pool).await.map(|done| done.rows_affected()))
+            .map_err(failed)?;
+        Ok(rows == 1)
+    }
+
+    /// Newest first, and how many there are; `all`: those that are revoked or over too.
+    pub async fn keys(
+        &self,
+        account: &AccountId,
+        all: bool,
+        now: Timestamp,
+        (offset, limit): (u32, u32),
+    ) -> Result<(Vec<Kept>, u64)> {
+        let living = if all { "" } else { LIVING };
+        let page = format!(
+            "SELECT {COLUMNS} FROM keys WHERE account = $1 AND created_at <= $2{living} ORDER BY created_at DESC, id DESC LIMIT $3 OFFSET $4"
+        );
+        let count =
+            format!("SELECT COUNT(*) FROM keys WHERE account = $1 AND created_at <= $2{living}");
+        read!(self, pool => {
+            let rows: Vec<KeptRow> = sqlx::query_as(sqlx::AssertSqlSafe(page)).bind(account.as_str()).bind(now.0).bind(i64::from(limit))
+                .bind(i64::from(offset)).fetch_all(pool).await.map_err(failed)?;
+            let (total,): (i64,) = sqlx::query_as(sqlx::AssertSqlSafe(count)).bind(account.as_str()).bind(now.0).fetch_one(pool).await.map_err(failed)?;
+            let kept = rows.into_iter().map(kept).collect::<Result<Vec<_>>>()?;
+            Ok((kept, u64::try_from(total).unwrap_or(0)))
+        })
+    }
+
+    pub async fn key_named(&self, account: &AccountId, id: &KeyId) -> Result<Option<Kept>> {
+        let sql = format!("SELECT {COLUMNS} FROM keys WHERE account = $1 AND id = $2");
+        let row: Option<KeptRow> = read!(self, pool => sqlx::query_as(sqlx::AssertSqlSafe(sql)).bind(account.as_str()).bind(id.as_str())
+            .fetch_optional(pool).await)
+        .map_err(failed)?;
+        row.map(kept).transpose()
+    }
+
+    /// Keys were used at these times.
+    pub async fn note_used_keys(&self, used: &[(KeyId, Timestamp)]) -> Result<()> {
+        let sql = "UPDATE keys SET last_used_at = $2 WHERE id = $1 AND (last_used_at IS NULL OR last_used_at < $2)";
+        write!(self, pool => async {
+            let mut transaction = pool.begin().await?;
+            for (id, at) in used {
+                sqlx::query(sql).bind(id.as_str()).bind(at.0).execute(&mut *transaction).await?;
+            }
+            transaction.commit().await
+        }.await)
+        .map_err(failed)
     }
 
     /// Revokes the keys that are limited to just this agent.

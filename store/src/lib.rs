@@ -16,6 +16,7 @@ mod write;
 pub mod agents;
 pub mod audit;
 pub mod blobs;
+pub mod crash_loops;
 pub mod deployments;
 pub mod envelopes;
 pub mod environments;
@@ -26,6 +27,7 @@ pub mod leases;
 pub mod logs;
 pub mod nodes;
 pub mod rollups;
+pub mod sessions;
 pub mod traffic;
 pub mod versions;
 

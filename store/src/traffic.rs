@@ -1,9 +1,9 @@
 //! Who answers for an agent.
 
-use crate::db::{Store, document, failed, json, read, write};
+use crate::db::{Store, document, failed, json, parsed, read, write};
 use domain::{
     Result, Timestamp,
-    id::{AccountId, AgentId},
+    id::{AccountId, AgentId, VersionId},
     traffic::Traffic,
 };
 
@@ -18,6 +18,21 @@ impl Store {
             || Ok(Traffic::default()),
             |(routes,)| document(&routes, "routes"),
         )
+    }
+
+    /// Every version that answers for a living agent, over all accounts: for whoever keeps them hosted.
+    pub async fn versions_in_traffic(&self) -> Result<Vec<(AccountId, VersionId)>> {
+        let sql = "SELECT t.account, t.routes FROM traffic t JOIN agents a ON a.incarnation = t.incarnation WHERE a.deleted_at IS NULL";
+        let rows: Vec<(String, String)> =
+            read!(self, pool => sqlx::query_as(sql).fetch_all(pool).await).map_err(failed)?;
+        let mut versions = Vec::with_capacity(rows.len());
+        for (account, routes) in rows {
+            let account: AccountId = parsed(&account, "account")?;
+            let traffic: Traffic = document(&routes, "routes")?;
+            let answering = traffic.routes.into_iter().filter(|route| route.weight > 0);
+            versions.extend(answering.map(|route| (account.clone(), route.version_id)));
+        }
+        Ok(versions)
     }
 
     pub async fn set_traffic(

@@ -11,6 +11,8 @@ use std::{
     time::Duration,
 };
 
+/// The first port that tests take, and how many there are.
+const PORTS: (u16, u16) = (12_000, 18_000);
 const STARTS_WITHIN: Duration = Duration::from_secs(30);
 /// Postgres refuses to run as root; Debian's package makes this user.
 const POSTGRES_USER: &str = "postgres";
@@ -40,9 +42,30 @@ struct Server {
     child: Option<Child>,
 }
 
+/// A port for a server that starts later and may be started again: below those that connections are given, and of this test
+/// alone, by a lock that ends with its process.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-    listener.local_addr().expect("an address").port()
+    let locks = std::env::temp_dir().join("phalanx-test-ports");
+    fs::create_dir_all(&locks).expect("a directory for locks");
+    let first = std::process::id().wrapping_mul(7919) % u32::from(PORTS.1);
+    (0..PORTS.1)
+        .map(|n| {
+            PORTS.0 + u16::try_from((first + u32::from(n)) % u32::from(PORTS.1)).expect("small")
+        })
+        .find(|port| is_free(*port, &locks.join(port.to_string())))
+        .expect("a free port")
+}
+
+fn is_free(port: u16, lock: &Path) -> bool {
+    let Ok(lock) = fs::File::create(lock) else {
+        return false;
+    };
+    let free = lock.try_lock().is_ok() && TcpListener::bind(at(port)).is_ok();
+    if free {
+        // Held until the process ends.
+        std::mem::forget(lock);
+    }
+    free
 }
 
 fn at(port: u16) -> SocketAddr {

@@ -57,6 +57,7 @@ fn execute() -> Execute {
         input: None,
         accepted_at: Timestamp(5),
         losses: 0,
+        has_row: true,
     }
 }
 

@@ -18,6 +18,7 @@ use crate::{
 };
 use domain::{
     Error, Result,
+    agent::Isolation,
     deployment::{Kind, Phase},
     id::{AccountId, NodeId, VersionId},
     place::{self, Candidate, Need},
@@ -94,7 +95,11 @@ impl Job {
         Ok(Need {
             environment: spec.environment.as_str(),
             memory_mb: u64::from(spec.configuration.memory_limit_mb),
-            nodes: place::nodes(provision::bounds(&spec.scaling).0),
+            // A session's instance is on one node, and its calls go where it is.
+            nodes: match spec.isolation {
+                Isolation::Agent => place::nodes(provision::bounds(&spec.scaling).0),
+                Isolation::Session => 1,
+            },
         })
     }
 

@@ -46,7 +46,8 @@ pub(crate) async fn stand_in(job: &Job) -> Result<Leaving> {
         .envelopes_of_version(&version.account, &version.id)
         .await?;
     let places = sorted(all, &candidates);
-    if places.away.is_empty() {
+    let is_nowhere = places.kept.is_empty() && places.retiring.is_empty();
+    if places.away.is_empty() && !(is_nowhere && answers(job).await?) {
         return Ok(Leaving(places.retiring));
     }
     let takers = takers(job, &places, &nodes, &candidates)?;
@@ -84,6 +85,13 @@ pub(crate) async fn stand_in(job: &Job) -> Result<Leaving> {
     }
     told(job).await;
     Ok(Leaving(leaving))
+}
+
+async fn answers(job: &Job) -> Result<bool> {
+    let traffic = job.deps.store.traffic(&job.deployment.incarnation).await?;
+    let id = &job.version()?.id;
+    let mut routes = traffic.routes.iter();
+    Ok(routes.any(|route| route.version_id == *id && route.weight > 0))
 }
 
 /// Waits for what still runs where it is leaving, and lets go of it there.

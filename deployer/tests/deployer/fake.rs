@@ -206,6 +206,13 @@ impl Executor for Fake {
         Ok(Response::new(v1::EnsureReply {}))
     }
 
+    async fn end_session(
+        &self,
+        _: Request<v1::EndSessionRequest>,
+    ) -> Result<Response<v1::EndSessionReply>, Status> {
+        Err(Status::unimplemented("no deployer ends sessions"))
+    }
+
     async fn inspect(
         &self,
         request: Request<v1::InspectRequest>,

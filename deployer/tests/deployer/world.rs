@@ -155,6 +155,7 @@ impl World {
             health_check: agent::HealthCheck::default(),
             custom_metrics: Vec::new(),
             log_level: log::Level::Info,
+            isolation: agent::Isolation::default(),
         };
         change(&mut spec);
         let id = self.version(minor);

@@ -1,23 +1,44 @@
 //! The life of an instance in its pool: started, seated or refused, outlived, and what is kept of it.
 
-use super::{FIRST_BACKOFF, LONGEST_BACKOFF, Pool, Seat};
+use super::{Leaving, Pool, Seat};
 use crate::instance::{Instance, NotReady};
-use domain::{Timestamp, execution::Failure, id::InstanceId, instance};
-use std::{sync::Arc, time::Instant};
+use domain::{
+    Timestamp,
+    execution::{Failure, FailurePhase},
+    health::{EARLY, End, Health},
+    id::InstanceId,
+    instance,
+};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use store::instances::Instance as Row;
+
+/// A call that ended so shortly before its instance is what ended it.
+const JUST: Duration = Duration::from_secs(1);
+/// Whoever needs longer to start waits for something, and others start beside it.
+const TURN: Duration = Duration::from_secs(5);
 
 impl Pool {
     pub(super) async fn start(self: Arc<Self>) {
-        let Ok(_turn) = self.common.starts.acquire().await else {
-            return;
-        };
+        let turn = self.turn().await;
         if self.state().is_over() {
             self.state().starting -= 1;
             return;
         }
         let id = InstanceId::from_uuid(uuid::Uuid::now_v7());
         let created_at = self.common.grounds.store.now();
-        match Instance::start(id.clone(), &self.version, &self.common.grounds).await {
+        let starting = Instance::start(id.clone(), &self.version, &self.common.grounds);
+        tokio::pin!(starting);
+        let started = tokio::select! {
+            started = &mut starting => started,
+            () = tokio::time::sleep(TURN) => {
+                drop(turn);
+                starting.await
+            }
+        };
+        match started {
             Ok(instance) => {
                 let took = self.common.grounds.store.now().since(created_at);
                 self.common.grounds.counts.started(took);
@@ -41,9 +62,15 @@ impl Pool {
                     ready_at,
                     in_flight: 0,
                     idle_since: Instant::now(),
-                    draining: false,
+                    used: false,
+                    health: Health::Healthy,
+                    complaint: None,
+                    owner: None,
+                    leaving: Leaving::No,
+                    look: None,
                 });
                 self.hand_out(&mut state);
+                self.scale_with(&mut state);
             }
             unwanted
         };
@@ -76,17 +103,17 @@ impl Pool {
             let mut state = self.state();
             state.starting -= 1;
             state.failures += 1;
-            let backoff = FIRST_BACKOFF * 2u32.saturating_pow(state.failures.min(10) - 1);
-            state.not_before = Some(Instant::now() + backoff.min(LONGEST_BACKOFF));
+            self.crashed(&mut state, End::Start);
             state.last_failure = Some(not_ready);
-            if state.starting == 0 && state.seats.iter().all(|seat| seat.draining) {
+            if state.starting == 0 && !state.seats.iter().any(Seat::takes_work) {
                 let now = self.common.grounds.store.now();
                 while let Some(waiter) = state.waiting.pop(now) {
-                    waiter.0.send(Err(failure.clone())).ok();
+                    waiter.answer.send(Err(failure.clone())).ok();
                 }
             }
         }
         self.changed.notify_waiters();
+        self.note_loop(failure.clone()).await;
         let row = self.row(
             id.clone(),
             None,
@@ -100,29 +127,63 @@ impl Pool {
 
     /// Until the instance is gone, for whatever reason: then it has no seat any more.
     async fn outlive(self: Arc<Self>, instance: Arc<Instance>) {
-        instance.link.closed().await;
-        let ready_at = {
-            let mut state = self.state();
-            let at = state
-                .seats
-                .iter()
-                .position(|seat| Arc::ptr_eq(&seat.instance, &instance));
-            at.map(|at| state.seats.swap_remove(at).ready_at)
+        tokio::select! {
+            () = self.watch_health(&instance) => {}
+            () = self.after_a_while() => {}
+        }
+        let (seat, crash) = {
+            let mut guard = self.state();
+            let state = &mut *guard;
+            let mut seats = state.seats.iter();
+            let at = seats.position(|seat| Arc::ptr_eq(&seat.instance, &instance));
+            let seat = at.map(|at| state.seats.swap_remove(at));
+            let taken = seat.as_ref().map_or(0, |seat| seat.in_flight);
+            state.in_flight = state.in_flight.saturating_sub(taken);
+            self.note_load(state);
+            let unwanted = seat.as_ref().filter(|seat| seat.takes_work());
+            let end = unwanted
+                .filter(|_| !state.closed)
+                .map(|seat| self.end_of(seat));
+            if let Some(end) = end {
+                self.crashed(state, end);
+            }
+            (seat, end.is_some())
         };
         self.scale();
         let exit = instance.exited().await;
+        if crash {
+            let failure = instance.why_gone(FailurePhase::Init).await;
+            self.note_loop(failure).await;
+        }
         tracing::debug!(instance.id = %instance.id, ?exit, "an instance is gone");
         self.changed.notify_waiters();
         self.keep(
             &instance,
             instance::State::Stopped,
-            ready_at.unwrap_or(instance.created_at),
+            seat.map_or(instance.created_at, |seat| seat.ready_at),
             Some(self.common.grounds.store.now()),
         )
         .await;
     }
 
-    async fn keep(
+    /// Once it has lived long enough to say that starting leads somewhere; never ends.
+    async fn after_a_while(&self) {
+        tokio::time::sleep(EARLY).await;
+        self.steady().await;
+        std::future::pending::<()>().await;
+    }
+
+    /// How an instance that nobody ended came to its end.
+    fn end_of(&self, seat: &Seat) -> End {
+        // Its calls may have given their places back already.
+        let by_call = seat.used && seat.idle_since.elapsed() < JUST;
+        End::Ready {
+            lived: self.common.grounds.store.now().since(seat.ready_at),
+            in_flight: seat.in_flight.max(u32::from(by_call)),
+        }
+    }
+
+    pub(super) async fn keep(
         &self,
         instance: &Instance,
         state: instance::State,
@@ -138,6 +199,14 @@ impl Pool {
             None,
         );
         row.ready_at = Some(ready_at);
+        {
+            let pool = self.state();
+            let mut seats = pool.seats.iter();
+            if let Some(seat) = seats.find(|seat| seat.instance.id == instance.id) {
+                (row.health, row.complaint) = (seat.health, seat.complaint.clone());
+                row.session_id = seat.session().map(str::to_owned);
+            }
+        }
         self.keep_row(&row).await;
     }
 
@@ -169,6 +238,9 @@ impl Pool {
             ready_at: None,
             ended_at,
             failure,
+            health: Health::Healthy,
+            complaint: None,
+            session_id: None,
         }
     }
 

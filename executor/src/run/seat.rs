@@ -1,6 +1,6 @@
 //! A place to run in, or why there is none.
 
-use super::Runner;
+use super::{Runner, SHOWN_AFTER};
 use crate::{
     held::Handle,
     pool::{Lease, Place, Pool},
@@ -30,7 +30,8 @@ impl Runner {
         handle: &Handle,
         patience: Option<Timestamp>,
     ) -> Seat {
-        let mut promise = match pool.place(execute.options.priority, execute.accepted_at) {
+        let session = execute.caller.session_id.as_deref();
+        let mut promise = match pool.place(execute.options.priority, execute.accepted_at, session) {
             Place::Now(lease) => return Seat::Taken(lease),
             Place::Later(promise) => promise,
             Place::Full => return Seat::Full,
@@ -40,16 +41,23 @@ impl Runner {
         let wait = patience.map_or(Duration::from_secs(86_400), |end| {
             end.since(self.store.now())
         });
-        let late = tokio::time::sleep(wait);
-        tokio::pin!(late);
-        tokio::select! {
-            promised = &mut promise => match promised {
-                Ok(Ok(lease)) => Seat::Taken(lease),
-                Ok(Err(failure)) => Seat::Never(failure),
-                Err(_) => Seat::Closed,
-            },
-            () = handle.cancel.cancelled() => Seat::Cancelled,
-            () = &mut late => Seat::Full,
+        let (late, lasts) = (tokio::time::sleep(wait), tokio::time::sleep(SHOWN_AFTER));
+        tokio::pin!(late, lasts);
+        let mut shown = execute.has_row;
+        loop {
+            tokio::select! {
+                promised = &mut promise => return match promised {
+                    Ok(Ok(lease)) => Seat::Taken(lease),
+                    Ok(Err(failure)) => Seat::Never(failure),
+                    Err(_) => Seat::Closed,
+                },
+                () = handle.cancel.cancelled() => return Seat::Cancelled,
+                () = &mut late => return Seat::Full,
+                () = &mut lasts, if !shown => {
+                    shown = true;
+                    self.show_waiting(execute).await;
+                }
+            }
         }
     }
 

@@ -57,6 +57,7 @@ MEMORY_SECONDS = 0.01  # peaks are read from the kernel at most this often
 MESSAGE_BYTES, TRACEBACK_BYTES, CONTEXT_BYTES = 8_192, 32_768, 8_192
 METRICS, METRIC_NAME = 64, 128
 SHUTDOWN_SECONDS = 1.0  # what an ASGI lifespan gets after end of file
+PROBE_SECONDS = 10.0
 LEVELS = {"DEBUG": 10, "INFO": 20, "WARN": 30, "WARNING": 30, "ERROR": 40, "CRITICAL": 50}
 OWN_FILE = (lambda: None).__code__.co_filename
 COROUTINE, GENERATOR, ASYNC_GENERATOR, VARARGS = 0x80, 0x20, 0x200, 0x04  # code flags, as in `inspect`
@@ -1889,6 +1890,7 @@ class AsgiEntry(Entry):
         self.worker = worker
         self.path = self.default_path()
         self.state: dict[str, Any] = {}
+        self.probes: set[Any] = set()
         self.to_app: asyncio.Queue[dict[str, Any]] | None = None
         self.lifespan: asyncio.Task[None] | None = None
         self.lifespan_error: Exception | None = None
@@ -2017,8 +2019,43 @@ class AsgiEntry(Entry):
         await self.exchange(self.app, scope, body, response)
         return response.output()
 
+    def probe(self, id_: int, path: str) -> None:
+        """From whichever thread reads: GET on the loop, whose status is told when it is there."""
+        engine = self.worker.engine
+        assert isinstance(engine, AsyncEngine)
+        loop = engine.loop
+        loop.call_soon_threadsafe(lambda: self.probes.add(loop.create_task(self.check(id_, path))))
+
+    async def check(self, id_: int, path: str) -> None:
+        import asyncio
+
+        path, _, query = path.partition("?")
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": "1.1",
+            "method": "GET",
+            "scheme": "http",
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": query.encode(),
+            "root_path": "",
+            "headers": [(b"host", b"agent"), (b"accept", b"*/*"), (b"user-agent", b"phalanx-health")],
+            "client": ("127.0.0.1", 0),
+            "server": ("agent", 80),
+            "state": self.state.copy(),
+        }
+        answer = Status()
+        try:
+            await asyncio.wait_for(self.exchange(self.app, scope, b"", answer), PROBE_SECONDS)
+        except Exception as error:
+            answer.status = 500
+            self.worker.instance.line("WARN", f"GET {path} raised {type_name(error)}: {safe_text(error)}")
+        self.probes = {task for task in self.probes if not task.done()}
+        self.worker.pong(id_, answer.status or 500)
+
     @staticmethod
-    async def exchange(app: Any, scope: dict[str, Any], body: bytes, response: Response) -> None:
+    async def exchange(app: Any, scope: dict[str, Any], body: bytes, response: Response | Status) -> None:
         import asyncio
 
         ended = asyncio.get_running_loop().create_future()
@@ -2050,6 +2087,20 @@ def query_string(given: Any, in_path: str) -> str:
     from urllib.parse import urlencode
 
     return urlencode(given, doseq=True)
+
+
+class Status:
+    """Of an ASGI response only its status."""
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.done = False
+
+    def take(self, message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+        elif message["type"] == "http.response.body":
+            self.done = not message.get("more_body", False)
 
 
 class Response:
@@ -2562,8 +2613,15 @@ class Worker:
                 if found is not None:
                     self.engine.cancel(found)
             elif kind == PING:
-                self.wire.post(PONG, 0, b'{"busy":true}' if self.is_busy() else b'{"busy":false}')
-                self.wire.flush()
+                self.pong(id_)
+                path = (parse(text) if text else {}).get("path")
+                if path and isinstance(self.entry, AsgiEntry):
+                    self.entry.probe(id_, path)
+
+    def pong(self, id_: int, status: int | None = None) -> None:
+        busy = b"true" if self.is_busy() else b"false"
+        self.wire.post(PONG, id_, b'{"busy":%b%b}' % (busy, b"" if status is None else b',"status":%d' % status))
+        self.wire.flush()
 
     def refuse(self, id_: int, error: BaseException) -> None:
         """Input that Python cannot hold: nested beyond its recursion limit, an integer of thousands of digits."""

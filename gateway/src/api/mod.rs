@@ -4,7 +4,9 @@ pub mod agents;
 pub mod dead_letters;
 pub mod deployments;
 pub mod executions;
+pub mod keys;
 pub mod metrics;
+pub mod sessions;
 pub mod system;
 
 use crate::params::Page;

@@ -274,6 +274,45 @@ async fn a_revoked_key_is_forgotten_when_others_say_so() {
 }
 
 #[tokio::test]
+async fn a_key_that_is_due_says_so() {
+    let world = World::new().await;
+    let account = AccountId::default_account();
+    let now = world.store.now();
+    let key = |name: &str, ends: i64| store::keys::New {
+        id: domain::id::KeyId::from_uuid(uuid::Uuid::now_v7()),
+        account: account.clone(),
+        hash: world.store.hash_key(name),
+        name: name.to_owned(),
+        permissions: domain::key::Key::all_permissions(),
+        agents: None,
+        created_at: domain::Timestamp(1),
+        expires_at: Some(domain::Timestamp(now.0 + ends)),
+    };
+    let secrets = ["due", "not-due"].map(|word| format!("akc_{word:x>40}"));
+    for (secret, due) in secrets.iter().zip([5_000, now.0 + 60_000]) {
+        let key = key(secret, 90_000);
+        let due = Some(domain::Timestamp(due));
+        world.store.issue_key(&key, due).await.expect("rows");
+    }
+    let ask = async |secret: &str| {
+        let request = world.request("GET", "/api/v1/agents").bearer_auth(secret);
+        let answer = world.send(request).await;
+        assert_eq!(answer.status, 200);
+        let said = |name: &str| answer.headers.get(name).cloned();
+        (said("deprecation"), said("sunset"))
+    };
+    let (since, ends) = ask(&secrets[0]).await;
+    assert_eq!(since.expect("due"), "@5");
+    assert!(
+        ends.expect("an end")
+            .to_str()
+            .expect("text")
+            .ends_with(" GMT")
+    );
+    assert_eq!(ask(&secrets[1]).await, (None, None));
+}
+
+#[tokio::test]
 async fn probes_and_documents_need_no_key() {
     let world = World::new().await;
     let open = async |path: &str| world.send(world.request("GET", path)).await;

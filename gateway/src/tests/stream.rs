@@ -11,8 +11,8 @@ use futures::Stream;
 use proto::{
     convert::{self, Execute, Reply},
     v1::{
-        EnsureReply, EnsureRequest, InspectReply, InspectRequest, PackageEvent, PackageRequest,
-        WatchEvent, WatchRequest,
+        EndSessionReply, EndSessionRequest, EnsureReply, EnsureRequest, InspectReply,
+        InspectRequest, PackageEvent, PackageRequest, WatchEvent, WatchRequest,
         executor_server::{Executor, ExecutorServer},
         watch_event::Event,
     },
@@ -87,6 +87,13 @@ impl Executor for Fake {
     }
 
     async fn ensure(&self, _: Request<EnsureRequest>) -> Result<Response<EnsureReply>, Status> {
+        Err(Status::unimplemented("a fake"))
+    }
+
+    async fn end_session(
+        &self,
+        _: Request<EndSessionRequest>,
+    ) -> Result<Response<EndSessionReply>, Status> {
         Err(Status::unimplemented("a fake"))
     }
 

@@ -37,6 +37,7 @@ pub fn spec(name: &str, version: (u64, u64), tags: &[&str]) -> Spec {
         health_check: agent::HealthCheck::default(),
         custom_metrics: Vec::new(),
         log_level: log::Level::Info,
+        isolation: agent::Isolation::default(),
     }
 }
 

@@ -126,6 +126,22 @@ pub async fn traffic_is_replaced_whole(store: &Store) -> Result<()> {
         assert_eq!(store.traffic(&row.incarnation).await?, *traffic);
     }
     assert_eq!(store.traffic("another").await?, Traffic::default());
+    let answering = || store.versions_in_traffic();
+    assert_eq!(answering().await?, [], "its agent is not there");
+    store.accept_deployment(&new).await?;
+    assert_eq!(answering().await?, [(account.clone(), version.id.clone())]);
+    let mut without = all.clone();
+    without.routes[0].weight = 0;
+    store
+        .set_traffic(
+            &account,
+            &row.agent_id,
+            &row.incarnation,
+            &without,
+            Timestamp(3),
+        )
+        .await?;
+    assert_eq!(answering().await?, []);
     Ok(())
 }
 

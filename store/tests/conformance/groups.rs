@@ -140,6 +140,52 @@ pub async fn the_same_key_twice_in_one_batch(store: &Store) -> Result<()> {
     Ok(())
 }
 
+/// An execution that is written with its end: where no row is, where one waits or runs, where an end is; many at once, and the same
+/// id twice in one batch.
+pub async fn ends_are_recorded_with_their_rows(store: &Store) -> Result<()> {
+    let writes = (0..150).map(|n| {
+        let key = mine(&format!("e{}", n % 140));
+        let mut done = end(&key, 1, Status::Completed, 9);
+        done.output = Some(json(&n.to_string()));
+        store.record_execution(new(&key, 1), done)
+    });
+    let answers = futures_in_order(writes).await?;
+    let wins = answers.iter().filter(|won| **won).count();
+    assert_eq!(wins, 140);
+    for (n, won) in answers.iter().enumerate().take(140) {
+        assert!(won, "the first of its id wins: {n}");
+        let row = store
+            .execution(&mine(&format!("e{n}")))
+            .await?
+            .expect("a row");
+        assert_eq!(row.output.expect("an output").get(), n.to_string());
+        assert_eq!(
+            (row.status, row.attempt, row.losses),
+            (Status::Completed, 1, 0)
+        );
+        assert_eq!(row.accepted_at, Timestamp(1));
+    }
+    let (waits, runs, later) = (mine("waits"), mine("runs"), mine("later"));
+    for key in [&waits, &runs, &later] {
+        assert!(store.insert_execution(new(key, 1)).await?);
+    }
+    assert!(store.start_execution(start(&runs, 1, 2)).await?);
+    assert!(store.start_execution(start(&later, 1, 2)).await?);
+    assert!(store.lose_execution(&later, 1, &[], Timestamp(3)).await?);
+    assert!(store.start_execution(start(&later, 2, 4)).await?);
+    let record = |key| store.record_execution(new(key, 1), end(key, 1, Status::Failed, 9));
+    assert!(record(&waits).await? && record(&runs).await?);
+    assert!(!record(&waits).await?, "it has its end");
+    assert!(!record(&later).await?, "a later attempt has it");
+    let row = store.execution(&runs).await?.expect("a row");
+    assert_eq!(
+        (row.status, row.completed_at),
+        (Status::Failed, Some(Timestamp(9)))
+    );
+    assert!(!store.insert_execution(new(&runs, 1)).await?, "it is there");
+    Ok(())
+}
+
 /// Polls all of them at once; each is handed in when it is first polled.
 async fn futures_in_order<F>(writes: impl IntoIterator<Item = F>) -> Result<Vec<bool>>
 where

@@ -37,6 +37,60 @@ pub async fn an_empty_store_begins_once(store: &Store) -> Result<()> {
     Ok(())
 }
 
+pub async fn rotated_once_listed_and_revoked(store: &Store) -> Result<()> {
+    let (ours, theirs) = (account("a"), account("b"));
+    let old = new_key(store, &ours, "old");
+    store.issue_key(&old, Some(Timestamp(50))).await?;
+    store
+        .issue_key(&new_key(store, &theirs, "foreign"), None)
+        .await?;
+    let found = store.key(&old.hash).await?.expect("a key");
+    assert_eq!(found.rotate_at, Some(Timestamp(50)));
+    let mut new = new_key(store, &ours, "new");
+    new.created_at = Timestamp(2);
+    let rotated = store.rotate_key(&old.id, Timestamp(70), &new, None).await?;
+    assert!(rotated);
+    let twice = new_key(store, &ours, "twice");
+    assert!(
+        !store
+            .rotate_key(&old.id, Timestamp(80), &twice, None)
+            .await?
+    );
+    assert!(store.key(&twice.hash).await?.is_none(), "all or nothing");
+    let stranger = new_key(store, &theirs, "stranger");
+    assert!(
+        !store
+            .rotate_key(&new.id, Timestamp(80), &stranger, None)
+            .await?
+    );
+    let kept = store.key_named(&ours, &old.id).await?.expect("a key");
+    assert_eq!(
+        (kept.expires_at, kept.replaced_by.as_ref()),
+        (Some(Timestamp(70)), Some(&new.id))
+    );
+    assert!(store.key_named(&theirs, &old.id).await?.is_none());
+
+    for at in [9, 5] {
+        store
+            .note_used_keys(&[(new.id.clone(), Timestamp(at))])
+            .await?;
+    }
+    let (list, total) = store.keys(&ours, false, Timestamp(60), (0, 1)).await?;
+    assert_eq!(
+        (total, &list[0].id, list[0].last_used_at),
+        (2, &new.id, Some(Timestamp(9)))
+    );
+    let (list, total) = store.keys(&ours, false, Timestamp(70), (0, 9)).await?;
+    assert_eq!((total, list.len()), (1, 1), "the old one is over");
+    assert!(store.revoke_key(&ours, &new.id, Timestamp(71)).await?);
+    assert!(!store.revoke_key(&ours, &new.id, Timestamp(72)).await?);
+    assert!(!store.revoke_key(&theirs, &old.id, Timestamp(72)).await?);
+    assert!(store.key(&new.hash).await?.is_none());
+    assert_eq!(store.keys(&ours, false, Timestamp(72), (0, 9)).await?.1, 0);
+    assert_eq!(store.keys(&ours, true, Timestamp(72), (0, 9)).await?.1, 2);
+    Ok(())
+}
+
 pub async fn found_by_hash_until_revoked(store: &Store) -> Result<()> {
     let mut only = new_key(store, &account("a"), "only");
     only.permissions = BTreeSet::from([Permission::AgentExecute]);

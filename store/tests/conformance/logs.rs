@@ -1,6 +1,6 @@
 //! Lines that agents wrote.
 
-use crate::world::{account, agent, key, mine, new};
+use crate::world::{account, agent, key, mine};
 use domain::{
     Result, Timestamp,
     log::{Level, Line},
@@ -22,15 +22,6 @@ fn entry(key: &Key, seq: i64, at: i64, message: &str) -> Entry {
     }
 }
 
-/// A write that is answered after lines were handed in: then they are there.
-async fn settle(store: &Store) -> Result<()> {
-    let id = format!("settle-{}", uuid::Uuid::now_v7().as_simple());
-    store
-        .insert_execution(new(&key("settle", "settle", &id), 1))
-        .await?;
-    Ok(())
-}
-
 pub async fn lines_in_order_from_where_one_stopped(store: &Store) -> Result<()> {
     store.append_logs(Vec::new()).await?;
     let mine = mine("e1");
@@ -42,7 +33,7 @@ pub async fn lines_in_order_from_where_one_stopped(store: &Store) -> Result<()> 
     let mut odd = entry(&mine, 1200, 60, "a\0b '\"$1 🦀");
     odd.line.context = Some(serde_json::json!({"k": "x\0y", "n": 1}));
     store.append_logs(vec![odd]).await?;
-    settle(store).await?;
+    store.flush().await;
     let first = store.execution_logs(&mine, -1, 500).await?;
     assert_eq!(first.len(), 500);
     let rest = store.execution_logs(&mine, first[499].seq, 5000).await?;
@@ -71,7 +62,7 @@ pub async fn an_agents_newest_lines(store: &Store) -> Result<()> {
             entry(&one, 1, 30, "c"),
         ])
         .await?;
-    settle(store).await?;
+    store.flush().await;
     let lines = store
         .agent_logs(&account("a"), &agent("echo"), Timestamp(20), 2)
         .await?;
@@ -99,7 +90,7 @@ pub async fn purged_by_age_in_slices(store: &Store) -> Result<()> {
     let mine = mine("e1");
     let lines = (0..100).map(|n| entry(&mine, n, n / 2, "x"));
     store.append_logs(lines.collect()).await?;
-    settle(store).await?;
+    store.flush().await;
     let gone = store.purge_logs(Timestamp(40), 20).await?;
     assert!((20..=22).contains(&gone), "{gone}");
     let mut rest = 0;
@@ -123,7 +114,7 @@ pub async fn lines_of_other_accounts_stay_there(store: &Store) -> Result<()> {
             entry(&theirs, 0, 1, "theirs"),
         ])
         .await?;
-    settle(store).await?;
+    store.flush().await;
     let lines = store.execution_logs(&ours, -1, 9).await?;
     assert_eq!((lines.len(), lines[0].line.message.as_str()), (1, "ours"));
     assert_eq!(

@@ -8,6 +8,7 @@ mod blobs;
 mod deployments;
 mod executions;
 mod groups;
+mod health;
 mod keys;
 mod leases;
 mod links;
@@ -69,9 +70,14 @@ conformance! {
     groups:
         two_thousand_writers_each_win_once,
         the_same_key_twice_in_one_batch,
+        ends_are_recorded_with_their_rows,
         hundreds_are_withdrawn_at_once,
         a_refused_row_takes_nobody_with_it,
         closing_writes_what_waits;
+    health:
+        a_crash_loop_goes_on_until_it_ends,
+        instances_say_how_they_are,
+        sessions_by_what_they_executed;
     rollups:
         ended_executions_by_their_end,
         cells_are_written_with_their_position,
@@ -85,6 +91,7 @@ conformance! {
     keys:
         an_empty_store_begins_once,
         found_by_hash_until_revoked,
+        rotated_once_listed_and_revoked,
         environments_are_sealed_and_audits_kept;
     leases:
         of_many_that_race_one_holds_it,

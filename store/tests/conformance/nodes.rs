@@ -203,6 +203,9 @@ fn living(n: u128, boot_id: BootId) -> Instance {
         ready_at: None,
         ended_at: None,
         failure: None,
+        health: domain::health::Health::Healthy,
+        complaint: None,
+        session_id: None,
     }
 }
 

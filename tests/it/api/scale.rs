@@ -179,3 +179,107 @@ async fn the_minimum_is_kept_when_instances_die() {
     })
     .await;
 }
+
+/// The agent's scaling events, oldest first.
+async fn events(client: &Client, agent: &str) -> Vec<Value> {
+    let agent = client.get(&format!("/api/v1/agents/{agent}")).await.ok();
+    let events = agent["scaling"]["scaling_events"].as_array();
+    let mut events = events.expect("a list").clone();
+    events.reverse();
+    events
+}
+
+/// The first event whose reason begins so.
+fn by<'a>(events: &'a [Value], input: &str) -> Option<&'a Value> {
+    let says = |event: &&Value| {
+        event["reason"]
+            .as_str()
+            .is_some_and(|reason| reason.starts_with(input))
+    };
+    events.iter().find(says)
+}
+
+#[tokio::test]
+async fn a_wait_makes_it_grow_and_calm_makes_it_shrink() {
+    let cluster =
+        Cluster::start_with(Options::default().set("PHALANX__EXECUTOR__IDLE_S", "2")).await;
+    let client = &cluster.client;
+    let source = "import time\ndef handler(input):\n    time.sleep(0.4)\n";
+    let changes = json!({
+        "agent_code": {"configuration": {"concurrent_executions": 1}},
+        "deployment_config": {"auto_scaling": {"min_instances": 1, "max_instances": 4}},
+    });
+    client.deploy_source("agent", source, changes).await;
+    futures::future::join_all((0..24).map(|_| client.output("agent", json!({})))).await;
+    let grew = events(client, "agent").await;
+    let waited = by(&grew, "waiting: ").expect("somebody waited");
+    assert_eq!(waited["action"], "scale_up", "{waited:#}");
+    let (from, to) = (&waited["from_instances"], &waited["to_instances"]);
+    let doubled = (from.as_u64(), to.as_u64());
+    assert_eq!(
+        doubled,
+        (Some(1), Some(2)),
+        "at most twice as many: {grew:#?}"
+    );
+    wait::until("one is left", Duration::from_secs(40), || async {
+        let events = events(client, "agent").await;
+        let shrunk = by(&events, "stable: ").is_some_and(|event| event["action"] == "scale_down");
+        let now = instances(client, "agent").await.len();
+        if now == 1 && shrunk {
+            Ok(())
+        } else {
+            Err(format!("{now} instances, {events:#?}"))
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_burst_that_fits_is_met_with_panic() {
+    let cluster = Cluster::start().await;
+    let client = &cluster.client;
+    let source = "import asyncio\nasync def handler(input):\n    await asyncio.sleep(5)\n";
+    let changes = json!({
+        "agent_code": {"configuration": {"concurrent_executions": 10}},
+        "deployment_config": {"auto_scaling": {"min_instances": 1, "max_instances": 4, "target_utilization": 0.1}},
+    });
+    client.deploy_source("agent", source, changes).await;
+    // Eight of ten seats: nobody waits, and it is eight times of what is aimed at.
+    futures::future::join_all((0..8).map(|_| client.output("agent", json!({})))).await;
+    let events = events(client, "agent").await;
+    let panic = by(&events, "panic: ").expect("a panic");
+    assert_eq!(panic["action"], "scale_up", "{panic:#}");
+    assert!(by(&events, "waiting: ").is_none(), "{events:#?}");
+    // While it panics it does not shrink.
+    assert!(by(&events, "stable: ").is_none(), "{events:#?}");
+}
+
+#[tokio::test]
+async fn work_in_the_background_keeps_its_instance() {
+    let cluster =
+        Cluster::start_with(Options::default().set("PHALANX__EXECUTOR__IDLE_S", "1")).await;
+    let client = &cluster.client;
+    // Computes for a while after its answer.
+    let source = "import threading, time\n\
+        def work(until):\n    while time.monotonic() < until:\n        sum(range(1000))\n\
+        def handler(input):\n    threading.Thread(target=work, args=(time.monotonic() + input['s'],), daemon=True).start()\n";
+    let changes =
+        json!({"deployment_config": {"auto_scaling": {"min_instances": 0, "max_instances": 1}}});
+    client.deploy_source("agent", source, changes).await;
+    client.output("agent", json!({"s": 10})).await;
+    let begun = Instant::now();
+    wait::until("it is let go of", Duration::from_secs(40), || async {
+        let now = instances(client, "agent").await;
+        if now.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("{now:?}"))
+        }
+    })
+    .await;
+    assert!(
+        begun.elapsed() > Duration::from_secs(9),
+        "it was ended {:?} after a call that works on for 10 s",
+        begun.elapsed()
+    );
+}

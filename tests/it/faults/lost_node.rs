@@ -334,3 +334,16 @@ async fn an_outage_of_the_database_moves_nothing() {
         tokio::time::sleep(Duration::from_millis(250)).await;
     }
 }
+
+#[tokio::test]
+async fn a_version_that_answers_is_hosted_again_when_its_orders_are_gone() {
+    let (cluster, _) = with_worker().await;
+    let backing = cluster.backing.as_ref().expect("a cluster");
+    backing.rows("DELETE FROM envelopes");
+    wait::until("it has a host again", SETTLES_WITHIN, || {
+        let hosts = serving(&cluster).len();
+        async move { (hosts == 1).then_some(()).ok_or(format!("{hosts} hosts")) }
+    })
+    .await;
+    answers(&cluster.client).await;
+}

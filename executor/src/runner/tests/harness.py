@@ -206,10 +206,11 @@ class Worker:
     def cancel(self, id_: int) -> None:
         self.send(CANCEL, id_, {"reason": "cancelled"})
 
-    def ping(self, deadline: float = DEADLINE) -> dict[str, Any]:
+    def ping(self, deadline: float = DEADLINE, path: str | None = None) -> dict[str, Any]:
+        """With a path: the answer that holds the application's status."""
         count = len(self.pongs)
-        self.send(PING, 0)
-        self.receive(lambda: len(self.pongs) > count, deadline)
+        self.send(PING, 0, None if path is None else {"path": path})
+        self.receive(lambda: any(path is None or "status" in pong for pong in self.pongs[count:]), deadline)
         return self.pongs[-1]
 
     def instance_lines(self) -> list[list[Any]]:

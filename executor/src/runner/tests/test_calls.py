@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from harness import Worker, measure
+from harness import PING, Worker, measure
 
 BOTH = pytest.mark.parametrize("word", ["", "async "])
 
@@ -355,6 +355,35 @@ def test_ping_and_calls_are_heard_while_the_loop_is_blocked() -> None:
         assert time.perf_counter() - begin < 1
         assert slow not in worker.ended
         assert worker.wait(worker.call(0)).output == 0
+
+
+def test_an_application_is_asked_for_its_health() -> None:
+    source = """
+async def app(scope, receive, send):
+    if scope["type"] != "http":
+        raise RuntimeError("no lifespan")
+    assert scope["method"] == "GET" and (await receive())["body"] == b""
+    if scope["path"] == "/raises":
+        raise ValueError("ill")
+    status = {"/health": 200, "/ill": 503}.get(scope["path"], 404)
+    await send({"type": "http.response.start", "status": status, "headers": []})
+    await send({"type": "http.response.body", "body": scope["query_string"]})
+"""
+    with Worker(source, "app") as worker:
+        worker.ready()
+        for path, status in (("/health?deep=1", 200), ("/ill", 503), ("/none", 404), ("/raises", 500)):
+            assert worker.ping(path=path) == {"busy": False, "status": status}
+        worker.wait_line(0, "GET /raises raised ValueError: ill")
+        assert worker.ping() == {"busy": False}
+
+
+def test_who_has_no_paths_answers_once() -> None:
+    with Worker("def handler(i):\n    return i") as worker:
+        worker.ready()
+        worker.send(PING, 7, {"path": "/health"})
+        worker.receive(lambda: len(worker.pongs) == 1)
+        assert worker.run(1).output == 1
+        assert worker.pongs == [{"busy": False}]
 
 
 def test_a_background_task_that_exits_does_not_end_the_worker() -> None:

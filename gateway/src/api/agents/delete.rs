@@ -4,7 +4,7 @@ use super::{
     deploy::{is_deleting, made, tell},
     living,
 };
-use crate::{app::App, door::Who, error::Answer, openapi, params::Path, respond};
+use crate::{api::keys, app::App, door::Who, error::Answer, openapi, params::Path, respond};
 use axum::{extract::State, http::StatusCode, response::Response};
 use domain::{
     deployment::{Kind, Status},
@@ -85,16 +85,6 @@ async fn revoke(app: &App, deployment: &Deployment) -> Answer<()> {
     app.store
         .revoke_agent_keys(account, &deployment.agent_id, app.store.now())
         .await?;
-    app.keys.forget_account(account);
-    let changed = proto::v1::KeysChanged {
-        account: account.to_string(),
-    };
-    if let Err(error) = app
-        .bus
-        .tell(account, proto::v1::event::Event::KeysChanged(changed))
-        .await
-    {
-        tracing::debug!(error = ?error, "nobody was told; what others remember ages by itself");
-    }
+    keys::changed(app, account).await;
     Ok(())
 }

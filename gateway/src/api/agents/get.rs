@@ -1,6 +1,6 @@
 //! GET /agents/{id}.
 
-use super::living;
+use super::{living, wellbeing::Wellbeing};
 use crate::{
     app::App, door::Who, error::Answer, monitor, monitor::Ends, openapi, params::Path, respond,
 };
@@ -8,6 +8,7 @@ use axum::{extract::State, response::Response};
 use domain::{
     Error, Timestamp,
     agent::{Environment, Status},
+    health::Health,
     instance::State as InstanceState,
     metrics::{Granularity, Range},
 };
@@ -51,6 +52,9 @@ struct DeploymentDetails {
     api_endpoint: String,
     #[schema(schema_with = openapi::agent_status)]
     status: Status,
+    /// Degraded: it serves, by fewer instances than it should, by some that are not well, or not everywhere.
+    #[schema(schema_with = openapi::health)]
+    health_status: Health,
     configuration: Limits,
 }
 
@@ -130,7 +134,8 @@ pub async fn get(
     };
     let now = app.store.now();
     let day = Range::new(Timestamp(now.0 - 86_400_000), now, Granularity::FiveMinutes)?;
-    let (listed, instances, events, totals, day) = tokio::join!(
+    let (well, listed, instances, events, totals, day) = tokio::join!(
+        Wellbeing::of(&app, account),
         app.store
             .agents(account, &filter, (Sort::CreatedAt, true), 0, 1),
         app.store.living_instances(account, id),
@@ -148,9 +153,10 @@ pub async fn get(
         .filter(|instance| runs(instance.state))
         .count();
     let performance = performance(totals.as_deref().map(<[Summary]>::first), day.as_ref(), now);
+    let health = well?.health(&one);
     Ok(respond::ok(&details(
         &app,
-        one,
+        (one, health),
         current,
         events?,
         performance,
@@ -159,7 +165,7 @@ pub async fn get(
 
 fn details(
     app: &App,
-    one: Listed,
+    (one, health): (Listed, Health),
     current_instances: usize,
     events: Vec<ScalingEvent>,
     performance: Performance,
@@ -188,6 +194,7 @@ fn details(
             region: app.config.region.clone(),
             api_endpoint: app.endpoint_of(&agent.agent_id),
             status: one.status,
+            health_status: health,
             configuration: spec.configuration.into(),
         },
         performance,

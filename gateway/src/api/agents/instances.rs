@@ -3,15 +3,39 @@
 use super::living;
 use crate::{app::App, door::Who, error::Answer, openapi, params::Path, respond};
 use axum::{extract::State, response::Response};
-use domain::{Timestamp, id::VersionId, instance::State as InstanceState};
+use domain::{
+    Timestamp, execution::FailureCode, health::Health, id::VersionId,
+    instance::State as InstanceState,
+};
 use serde::Serialize;
 use std::collections::HashMap;
+use store::crash_loops::CrashLoop;
 use utoipa::ToSchema;
 
 #[derive(Debug, Serialize, ToSchema)]
 pub struct InstanceList {
     agent_id: String,
     instances: Vec<InstanceLine>,
+    /// Versions whose every start leads nowhere, by node; the next start waits.
+    crash_loops: Vec<CrashLoopLine>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct CrashLoopLine {
+    version: Option<String>,
+    version_id: String,
+    node_id: String,
+    /// Starts in a row.
+    crashes: u32,
+    #[schema(schema_with = openapi::time)]
+    since: Timestamp,
+    /// When the next start is due.
+    #[schema(schema_with = openapi::time)]
+    retry_at: Timestamp,
+    /// How the last start ended.
+    #[schema(schema_with = openapi::failure_code)]
+    code: FailureCode,
+    reason: String,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -27,6 +51,12 @@ struct InstanceLine {
     created_at: Timestamp,
     #[schema(schema_with = openapi::maybe_time)]
     ready_at: Option<Timestamp>,
+    /// By its health checks; degraded after a bad one, replaced after three.
+    #[schema(schema_with = openapi::health)]
+    health: Health,
+    complaint: Option<String>,
+    /// Its only session, with `isolation: session`.
+    session_id: Option<String>,
 }
 
 /// List an agent's living instances
@@ -44,10 +74,17 @@ pub async fn instances(
         .store
         .living_instances(&agent.account, &agent.agent_id)
         .await?;
+    let loops = app
+        .store
+        .crash_loops(&agent.account, Some(&agent.agent_id))
+        .await?;
     let names = version_names(
         &app,
         &who,
-        living.iter().map(|instance| &instance.version_id),
+        living
+            .iter()
+            .map(|instance| &instance.version_id)
+            .chain(loops.iter().map(|one| &one.version_id)),
     )
     .await?;
     let line = |instance: store::instances::Instance| InstanceLine {
@@ -59,10 +96,24 @@ pub async fn instances(
         pid: instance.pid,
         created_at: instance.created_at,
         ready_at: instance.ready_at,
+        health: instance.health,
+        complaint: instance.complaint,
+        session_id: instance.session_id,
+    };
+    let looping = |one: CrashLoop| CrashLoopLine {
+        version: names.get(&one.version_id).cloned(),
+        version_id: one.version_id.to_string(),
+        node_id: one.node_id.to_string(),
+        crashes: one.crashes,
+        since: one.since,
+        retry_at: one.retry_at,
+        code: one.failure.code,
+        reason: one.failure.message,
     };
     Ok(respond::ok(&InstanceList {
         agent_id: agent.agent_id.to_string(),
         instances: living.into_iter().map(line).collect(),
+        crash_loops: loops.into_iter().map(looping).collect(),
     }))
 }
 

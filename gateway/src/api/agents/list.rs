@@ -1,5 +1,6 @@
 //! GET /agents.
 
+use super::wellbeing::Wellbeing;
 use crate::{
     api::Pagination, app::App, door::Who, error::Answer, monitor, monitor::Ends, openapi,
     params::Params, respond,
@@ -157,6 +158,7 @@ pub async fn list(State(app): State<App>, who: Who, params: Params) -> Answer<Re
         .iter()
         .map(|one| one.agent.agent_id.to_string())
         .collect();
+    let well = Wellbeing::of(&app, &who.key.account).await?;
     let figures = monitor::summaries(&app, &who.key.account, ids, Timestamp(0), None).await;
     let figures: Option<HashMap<String, Summary>> = figures.map(|all| {
         all.into_iter()
@@ -165,7 +167,7 @@ pub async fn list(State(app): State<App>, who: Who, params: Params) -> Answer<Re
     });
     let agents = listed
         .into_iter()
-        .map(|one| line(&app, one, figures.as_ref()))
+        .map(|one| line(&app, one, &well, figures.as_ref()))
         .collect();
     Ok(respond::ok(&AgentList {
         agents,
@@ -173,7 +175,12 @@ pub async fn list(State(app): State<App>, who: Who, params: Params) -> Answer<Re
     }))
 }
 
-fn line(app: &App, one: Listed, figures: Option<&HashMap<String, Summary>>) -> AgentLine {
+fn line(
+    app: &App,
+    one: Listed,
+    well: &Wellbeing,
+    figures: Option<&HashMap<String, Summary>>,
+) -> AgentLine {
     let id = &one.agent.agent_id;
     let performance_metrics = figures.map_or_else(PerformanceMetrics::default, |figures| {
         match figures.get(id.as_str()) {
@@ -196,20 +203,9 @@ fn line(app: &App, one: Listed, figures: Option<&HashMap<String, Summary>>) -> A
         api_endpoint: app.endpoint_of(id),
         created_at: one.agent.created_at,
         last_updated: one.last_updated,
-        health_status: health(&one),
+        health_status: well.health(&one),
         performance_metrics,
         name: one.spec.name,
         tags: one.spec.tags,
-    }
-}
-
-/// Whether it answers, and whether it will go on to.
-pub fn health(one: &Listed) -> Health {
-    let answers = !one.traffic.routes.is_empty();
-    match one.status {
-        Status::Active => Health::Healthy,
-        Status::Deploying if answers => Health::Healthy,
-        Status::Deploying | Status::Deleting => Health::Degraded,
-        Status::Failed | Status::Inactive => Health::Unhealthy,
     }
 }

@@ -8,6 +8,7 @@ pub mod list;
 pub mod logs;
 pub mod request;
 pub mod versions;
+pub mod wellbeing;
 
 use crate::{app::App, door::Who, error::Answer};
 use domain::{Error, id::AgentId};

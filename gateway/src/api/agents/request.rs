@@ -136,6 +136,9 @@ struct SecurityConfig {
     vpc_config: VpcConfig,
     #[schema(required = false)]
     iam_role_arn: String,
+    /// Whether an instance is shared by all of the agent's callers, or each session has one of its own.
+    #[schema(required = false, default = "agent", schema_with = openapi::isolation)]
+    isolation: String,
     /// Sealed at rest, given to the agent when it starts, never returned.
     #[schema(required = false)]
     environment_variables: BTreeMap<String, String>,
@@ -265,6 +268,7 @@ fn walk(
             .text_that("iam_role_arn", |text| text::line(text, 2048))
             .map(str::to_owned),
     };
+    let isolation = security.parsed("isolation").unwrap_or_default();
     let variables = security.text_map("environment_variables", |name, value| {
         agent::environment_name(name)?;
         if value.contains('\0') {
@@ -303,6 +307,7 @@ fn walk(
         health_check,
         custom_metrics,
         log_level,
+        isolation,
     };
     Some((spec, variables, code?))
 }

@@ -24,20 +24,22 @@ pub struct QueuedExecution {
     callback_url: Option<String>,
 }
 
-pub async fn accept(app: &App, call: Call) -> Answer<Response> {
-    let key = call.new.key.clone();
+pub async fn accept(app: &App, mut call: Call) -> Answer<Response> {
+    let key = call.key();
     app.estimates
         .room(&app.store, &key.account, app.config.max_open_executions)
         .await?;
-    let digest = call.new.body_digest.clone().unwrap_or_default();
-    let (accepted_at, due) = (
-        call.new.accepted_at,
-        call.new.accepted_at + call.new.options.timeout(),
-    );
-    if !app.store.insert_execution(call.new).await? {
+    let digest = call.body_digest.clone().unwrap_or_default();
+    let accepted_at = call.way.execute.accepted_at;
+    let due = accepted_at + call.options().timeout();
+    if !app.store.insert_execution(call.row()?).await? {
         return repeat::repeat(app, key, &digest, Mode::Async, None).await;
     }
-    if let Err(error) = app.bus.enqueue_execution(&call.execute, accepted_at).await {
+    if let Err(error) = app
+        .bus
+        .enqueue_execution(&call.way.execute, accepted_at)
+        .await
+    {
         tracing::warn!(execution.id = %key.id, error = ?error, "no executor was told of an async execution; a sweep finds its row");
     }
     Ok(answer(app, &key, Status::Queued, due))

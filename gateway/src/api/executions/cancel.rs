@@ -52,7 +52,8 @@ pub async fn cancel(
     }))
 }
 
-async fn stop(app: &App, row: &Execution) -> Answer<Status> {
+/// Until its work has really stopped; how it ended.
+pub async fn stop(app: &App, row: &Execution) -> Answer<Status> {
     let key = &row.key;
     // A waiting async execution is begun by its row, so the row alone keeps it from beginning. A sync one may run unseen.
     let waits = row.mode == Mode::Async && row.status == Status::Queued;

@@ -45,10 +45,10 @@ enum Asked {
     Broken,
 }
 
-pub async fn dispatch(app: &App, mut way: Way) -> Dispatched {
+pub async fn dispatch(app: &App, way: &mut Way) -> Dispatched {
     let until = Instant::now() + way.deadline;
     loop {
-        let sent = round(app, &mut way, until).await;
+        let sent = round(app, way, until).await;
         let Dispatched::Lost(error) = sent else {
             return sent;
         };
@@ -144,7 +144,7 @@ async fn has_begun(app: &App, execute: &Execute) -> bool {
     row.is_some_and(|row| row.attempt > 0 || row.status.is_terminal())
 }
 
-fn key(execute: &Execute) -> Key {
+pub fn key(execute: &Execute) -> Key {
     Key {
         account: execute.account.clone(),
         agent_id: execute.agent_id.clone(),
@@ -184,8 +184,13 @@ async fn ask(app: &App, execute: &Execute, target: &Target, until: Instant) -> A
 /// The row forgets who ran it, so that another may.
 async fn lose(app: &App, execute: &Execute) -> Result<()> {
     let key = key(execute);
-    let row = app.store.execution(&key).await?;
-    let row = row.ok_or_else(|| Error::unavailable("the execution has no row; try again"))?;
+    let Some(row) = app.store.execution(&key).await? else {
+        return if execute.has_row {
+            Err(Error::unavailable("the execution has no row; try again"))
+        } else {
+            Ok(())
+        };
+    };
     app.store
         .lose_execution(&key, row.attempt, &row.attempts, app.store.now())
         .await?;

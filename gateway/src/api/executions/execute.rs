@@ -2,7 +2,7 @@
 
 use super::{
     background,
-    dispatch::{Dispatched, Way, dispatch},
+    dispatch::{Dispatched, Way, dispatch, key},
     document::ExecutionResult,
     repeat,
     request::{self, Asked, ExecuteRequest},
@@ -22,14 +22,15 @@ use axum::{
     response::Response,
 };
 use domain::{
-    Error, Kind, Timestamp,
+    Error, Kind, Result, Timestamp,
     execution::{Failure, FailureCode, FailurePhase, Mode, Options, Outcome, Status, Usage},
-    id::{AgentId, ExecutionId, NodeId},
+    id::{AgentId, ExecutionId},
     trace::Traceparent,
     traffic::draw,
 };
 use proto::convert::{Execute, INLINE_BYTES, Reply};
 use serde::Serialize;
+use serde_json::value::RawValue;
 use std::{sync::Arc, time::Duration};
 use store::executions::{End, Key, New, Withdraw};
 use utoipa::ToSchema;
@@ -38,29 +39,50 @@ use uuid::Uuid;
 /// What a sync caller waits beyond its execution's own times: to be stopped, and for the answer to travel.
 const MARGIN: Duration = Duration::from_secs(15);
 
-/// One accepted execution on its way: the row to write and the command to send.
+/// One accepted execution on its way: the command to send and, where its row is ours to write, the rest of the row.
 pub struct Call {
-    pub new: New,
-    pub execute: Execute,
+    pub way: Way,
     pub version: String,
-    /// Executors that may take it, and what chooses among them.
-    pub hosts: Arc<[NodeId]>,
-    pub chance: u64,
+    pub body_digest: Option<String>,
+    /// What does not travel.
+    input: Option<Box<RawValue>>,
 }
 
 impl Call {
-    fn key(&self) -> Key {
-        self.new.key.clone()
+    pub fn key(&self) -> Key {
+        key(&self.way.execute)
+    }
+
+    pub fn options(&self) -> &Options {
+        &self.way.execute.options
     }
 
     /// Inputs that do not travel are read from the row, so the row must be there first; and a caller's own id may be taken.
     fn row_first(&self) -> bool {
-        self.new.body_digest.is_some() || self.execute.input.is_none()
+        self.body_digest.is_some() || self.way.execute.input.is_none()
     }
 
-    /// For how long the answer is waited for.
-    pub fn deadline(&self) -> Duration {
-        wait_for(&self.new.options)
+    pub fn row(&mut self) -> Result<New> {
+        let input = match self.input.take() {
+            Some(input) => Some(input),
+            None => self.way.execute.input.clone(),
+        };
+        let input = input.ok_or_else(|| Error::internal("an execution's input is gone"))?;
+        Ok(row(&self.way.execute, self.body_digest.clone(), input))
+    }
+}
+
+fn row(execute: &Execute, body_digest: Option<String>, input: Box<RawValue>) -> New {
+    New {
+        key: key(execute),
+        version_id: execute.version_id.clone(),
+        mode: execute.options.mode,
+        priority: execute.options.priority,
+        body_digest,
+        caller: execute.caller.clone(),
+        options: execute.options.clone(),
+        input,
+        accepted_at: execute.accepted_at,
     }
 }
 
@@ -185,38 +207,34 @@ async fn call(
         sampled: true,
     });
     let travels = asked.input.get().len() <= INLINE_BYTES;
-    let execute = Execute {
-        account: account.clone(),
-        agent_id: agent_id.clone(),
-        version_id: version_id.clone(),
-        execution_id: id.clone(),
-        options: options.clone(),
-        caller: caller.clone(),
-        input: travels.then(|| asked.input.clone()),
-        accepted_at,
-        losses: 0,
+    let (sent, kept) = if travels {
+        (Some(asked.input), None)
+    } else {
+        (None, Some(asked.input))
     };
-    let new = New {
-        key: Key {
-            account: account.clone(),
-            agent_id: agent_id.clone(),
-            id,
-        },
-        version_id: version_id.clone(),
-        mode,
-        priority: asked.priority,
-        body_digest,
-        caller,
-        options,
-        input: asked.input,
-        accepted_at,
-    };
-    Ok(Call {
-        new,
-        execute,
-        version: version.to_string(),
+    let way = Way {
+        deadline: wait_for(&options),
         hosts: Arc::clone(hosts),
         chance,
+        execute: Execute {
+            account: account.clone(),
+            agent_id: agent_id.clone(),
+            version_id: version_id.clone(),
+            execution_id: id,
+            options,
+            caller,
+            input: sent,
+            accepted_at,
+            losses: 0,
+            // Else its executor writes the row, once: nobody knows its made id before it lasts.
+            has_row: mode != Mode::Sync || body_digest.is_some() || !travels,
+        },
+    };
+    Ok(Call {
+        way,
+        version: version.to_string(),
+        body_digest,
+        input: kept,
     })
 }
 
@@ -227,57 +245,54 @@ pub enum Sent {
     Taken(Key, String),
 }
 
-/// Writes the row and sends the command: side by side where that can be, the row handed in first.
-pub async fn send(app: &App, call: Call) -> Answer<Sent> {
-    let row_first = call.row_first();
-    let taken = (call.key(), call.new.body_digest.clone().unwrap_or_default());
-    let way = Way {
-        deadline: call.deadline(),
-        execute: call.execute,
-        hosts: call.hosts,
-        chance: call.chance,
-    };
-    let insert = app.store.insert_execution(call.new);
-    let run = dispatch(app, way);
-    if row_first {
-        if !insert.await? {
-            return Ok(Sent::Taken(taken.0, taken.1));
-        }
-        return Ok(Sent::Dispatched(run.await));
+/// Writes the row, if it is ours, and sends the command: side by side where that can be, the row handed in first.
+pub async fn send(app: &App, call: &mut Call) -> Answer<Sent> {
+    if !call.way.execute.has_row {
+        return Ok(Sent::Dispatched(dispatch(app, &mut call.way).await));
     }
-    let (inserted, dispatched) = tokio::join!(biased; insert, run);
+    let insert = app.store.insert_execution(call.row()?);
+    if call.row_first() {
+        if !insert.await? {
+            let digest = call.body_digest.clone().unwrap_or_default();
+            return Ok(Sent::Taken(call.key(), digest));
+        }
+        return Ok(Sent::Dispatched(dispatch(app, &mut call.way).await));
+    }
+    let (inserted, dispatched) = tokio::join!(biased; insert, dispatch(app, &mut call.way));
     if !inserted? {
         return Err(Error::internal("a made execution id was taken").into());
     }
     Ok(Sent::Dispatched(dispatched))
 }
 
-async fn sync(app: &App, call: Call) -> Answer<Response> {
-    let (key, version, accepted_at) = (call.key(), call.version.clone(), call.new.accepted_at);
-    let waited = call.deadline();
-    let reply = match send(app, call).await? {
+async fn sync(app: &App, mut call: Call) -> Answer<Response> {
+    let sent = send(app, &mut call).await?;
+    let (execute, waited) = (&call.way.execute, call.way.deadline);
+    let reply = match sent {
         Sent::Dispatched(Dispatched::Replied(reply)) => reply,
         Sent::Dispatched(Dispatched::Untaken(error)) => {
-            withdraw(app, &key, accepted_at).await;
+            withdraw(app, execute).await;
             return Err(error.into());
         }
         Sent::Dispatched(Dispatched::Lost(error)) => {
-            return Err(lost(app, &key, accepted_at, error).await);
+            return Err(lost(app, execute, error).await);
         }
-        Sent::Dispatched(Dispatched::Recorded) => return repeat::recorded(app, key, waited).await,
+        Sent::Dispatched(Dispatched::Recorded) => {
+            return repeat::recorded(app, execute, waited).await;
+        }
         Sent::Taken(key, digest) => {
             return repeat::repeat(app, key, &digest, Mode::Sync, None).await;
         }
     };
     let outcome = match reply {
         Ok(Reply::Outcome(outcome)) => outcome,
-        Ok(Reply::OutcomeByReference(outcome)) => with_output(app, &key, outcome).await?,
-        Ok(other) => return Err(unexpected(app, &key, other)),
-        Err(error) => return Err(unanswered(app, &key, accepted_at, waited, error).await),
+        Ok(Reply::OutcomeByReference(outcome)) => with_output(app, &key(execute), outcome).await?,
+        Ok(other) => return Err(unexpected(app, &key(execute), other)),
+        Err(error) => return Err(unanswered(app, execute, waited, error).await),
     };
     Ok(respond::ok(&ExecutionResult::of(
-        key.id.as_str(),
-        Some(&version),
+        execute.execution_id.as_str(),
+        Some(&call.version),
         &outcome,
     )))
 }
@@ -310,39 +325,34 @@ pub fn unexpected(app: &App, key: &Key, reply: Reply) -> Refusal {
 }
 
 /// Nobody took it, so it was never accepted: the same id can be tried again.
-async fn withdraw(app: &App, key: &Key, accepted_at: Timestamp) {
+async fn withdraw(app: &App, execute: &Execute) {
     let withdraw = Withdraw {
-        key: key.clone(),
-        accepted_at,
+        key: key(execute),
+        accepted_at: execute.accepted_at,
     };
     if let Err(error) = app.store.withdraw_execution(withdraw).await {
-        tracing::warn!(execution.id = %key.id, error = ?error, "an execution that nobody took keeps its row; a sweep ends it");
+        tracing::warn!(execution.id = %execute.execution_id, error = ?error, "an execution that nobody took keeps its row; a sweep ends it");
     }
 }
 
 /// The bus has no answer. Where nobody can have begun it, nobody else will end the row.
-pub async fn unanswered(
-    app: &App,
-    key: &Key,
-    accepted_at: Timestamp,
-    waited: Duration,
-    error: Error,
-) -> Refusal {
+pub async fn unanswered(app: &App, execute: &Execute, waited: Duration, error: Error) -> Refusal {
     if error.kind == Kind::Timeout {
         let message = format!(
             "no outcome within {} s; the execution may still go on, read it at {}",
             waited.as_secs(),
-            status_url(app, key)
+            status_url(app, &key(execute))
         );
         return Error::new(Kind::Timeout, message).because(error).into();
     }
-    lost(app, key, accepted_at, error).await
+    lost(app, execute, error).await
 }
 
 /// Whoever had it will not end it: its end is that it was lost, and the caller may try again.
-pub async fn lost(app: &App, key: &Key, accepted_at: Timestamp, error: Error) -> Refusal {
+pub async fn lost(app: &App, execute: &Execute, error: Error) -> Refusal {
     let now = app.store.now();
-    let begun = app.store.execution(key).await.ok().flatten();
+    let key = key(execute);
+    let begun = app.store.execution(&key).await.ok().flatten();
     let end = End {
         key: key.clone(),
         attempt: begun.as_ref().map_or(0, |row| row.attempt),
@@ -359,10 +369,18 @@ pub async fn lost(app: &App, key: &Key, accepted_at: Timestamp, error: Error) ->
             error.message.clone(),
         )),
         duration_ms: 0.0,
-        queue_ms: now.since(accepted_at).as_secs_f64() * 1000.0,
+        queue_ms: now.since(execute.accepted_at).as_secs_f64() * 1000.0,
         usage: Usage::default(),
     };
-    if let Err(error) = app.store.end_execution(end).await {
+    let new = match &execute.input {
+        Some(input) if !execute.has_row => Some(row(execute, None, input.clone())),
+        _ => None,
+    };
+    let ended = match new {
+        Some(new) => app.store.record_execution(new, end).await,
+        None => app.store.end_execution(end).await,
+    };
+    if let Err(error) = ended {
         tracing::warn!(execution.id = %key.id, error = ?error, "an execution that nobody holds was not ended; a sweep ends it");
     }
     error.into()

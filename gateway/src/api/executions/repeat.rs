@@ -3,6 +3,7 @@
 
 use super::{
     background,
+    dispatch::key,
     document::{ExecutionResult, outcome},
     execute::wait_for,
     status_url, stream, version_name,
@@ -10,6 +11,7 @@ use super::{
 use crate::{app::App, error::Answer, respond};
 use axum::response::Response;
 use domain::{Error, Kind, execution::Mode, log::Line};
+use proto::convert::Execute;
 use std::time::Duration;
 use store::executions::{Execution, Key};
 use tokio::time::Instant;
@@ -17,6 +19,8 @@ use tokio::time::Instant;
 /// Between two looks at the row, growing from the first to the last.
 const FIRST_LOOK: Duration = Duration::from_millis(10);
 const LAST_LOOK: Duration = Duration::from_secs(1);
+/// An executor that has an execution shows it within this time.
+const COMES_WITHIN: Duration = Duration::from_secs(5);
 /// Lines of one execution that are shown.
 pub const MOST_LINES: u32 = 5000;
 
@@ -44,13 +48,22 @@ pub async fn repeat(
                 .unwrap_or(row.accepted_at + row.options.timeout()),
         )),
         Mode::Stream => stream::resume(app, row, after).await,
-        Mode::Sync => recorded(app, key, wait_for(&row.options)).await,
+        Mode::Sync => {
+            let row = Looks::new(wait_for(&row.options))
+                .until_ended(app, &key)
+                .await?;
+            ended(app, row).await
+        }
     }
 }
 
 /// The outcome as its row has it, or will have it.
-pub async fn recorded(app: &App, key: Key, limit: Duration) -> Answer<Response> {
-    let row = Looks::new(limit).until_ended(app, &key).await?;
+pub async fn recorded(app: &App, execute: &Execute, limit: Duration) -> Answer<Response> {
+    let mut looks = Looks::new(limit);
+    if !execute.has_row {
+        looks.absent_until = Instant::now() + COMES_WITHIN;
+    }
+    let row = looks.until_ended(app, &key(execute)).await?;
     ended(app, row).await
 }
 
@@ -74,16 +87,20 @@ pub async fn lines(app: &App, key: &Key) -> Answer<Vec<Line>> {
 
 async fn look(app: &App, key: &Key) -> Answer<Execution> {
     let row = app.store.execution(key).await?;
-    Ok(row.ok_or_else(|| {
-        let message = format!("execution {} was refused meanwhile; try again", key.id);
-        Error::unavailable(message)
-    })?)
+    Ok(row.ok_or_else(|| refused(key))?)
+}
+
+fn refused(key: &Key) -> Error {
+    let message = format!("execution {} was refused meanwhile; try again", key.id);
+    Error::unavailable(message)
 }
 
 /// Looks at a row again and again, less and less often.
 pub struct Looks {
     pause: Duration,
     until: Instant,
+    /// Its executor has not written it yet.
+    absent_until: Instant,
 }
 
 impl Looks {
@@ -91,15 +108,18 @@ impl Looks {
         Self {
             pause: FIRST_LOOK,
             until: Instant::now() + limit,
+            absent_until: Instant::now(),
         }
     }
 
     /// The row with its outcome. Safe to cancel and to call again.
     pub async fn until_ended(&mut self, app: &App, key: &Key) -> Answer<Execution> {
         loop {
-            let row = look(app, key).await?;
-            if row.status.is_terminal() {
-                return Ok(row);
+            match app.store.execution(key).await? {
+                Some(row) if row.status.is_terminal() => return Ok(row),
+                Some(_) => {}
+                None if Instant::now() < self.absent_until => {}
+                None => return Err(refused(key).into()),
             }
             if Instant::now() >= self.until {
                 let message = format!(

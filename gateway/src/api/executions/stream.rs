@@ -22,14 +22,11 @@ use proto::{
 use serde_json::json;
 use store::executions::{Execution, Key};
 
-pub async fn begin(app: &App, call: Call, after: Option<u64>) -> Answer<Response> {
-    let (key, version, accepted_at) = (
-        call.new.key.clone(),
-        call.version.clone(),
-        call.new.accepted_at,
-    );
-    let (waited, options) = (call.deadline(), call.new.options.clone());
-    let reply = match send(app, call).await? {
+pub async fn begin(app: &App, mut call: Call, after: Option<u64>) -> Answer<Response> {
+    let key = call.key();
+    let sent = send(app, &mut call).await?;
+    let (execute, waited) = (&call.way.execute, call.way.deadline);
+    let reply = match sent {
         Sent::Dispatched(Dispatched::Replied(reply)) => reply,
         Sent::Dispatched(Dispatched::Recorded) => {
             let row = app.store.execution(&key).await?;
@@ -38,13 +35,13 @@ pub async fn begin(app: &App, call: Call, after: Option<u64>) -> Answer<Response
             return resume(app, row, after).await;
         }
         Sent::Dispatched(Dispatched::Untaken(error) | Dispatched::Lost(error)) => {
-            return Err(lost(app, &key, accepted_at, error).await);
+            return Err(lost(app, execute, error).await);
         }
         Sent::Taken(key, digest) => {
             return repeat::repeat(app, key, &digest, Mode::Stream, after).await;
         }
     };
-    let mut events = Events::new(app, key.clone(), Some(version), wait_for(&options));
+    let mut events = Events::new(app, key.clone(), Some(call.version.clone()), waited);
     match reply {
         Ok(Reply::Accepted { node_address }) => events.watch(&node_address, 0).await,
         Ok(Reply::Outcome(outcome)) => events.end(&outcome),
@@ -52,7 +49,7 @@ pub async fn begin(app: &App, call: Call, after: Option<u64>) -> Answer<Response
             events.end(&*with_output(app, &key, outcome).await?);
         }
         Ok(other) => return Err(unexpected(app, &key, other)),
-        Err(error) => return Err(unanswered(app, &key, accepted_at, waited, error).await),
+        Err(error) => return Err(unanswered(app, execute, waited, error).await),
     }
     Ok(response(events))
 }

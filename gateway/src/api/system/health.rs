@@ -9,7 +9,7 @@ use domain::{
 use proto::v1::{Component, SystemReply};
 use serde::Serialize;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 use utoipa::ToSchema;
@@ -80,6 +80,8 @@ struct Capacity {
     total_agents: Option<u64>,
     active_agents: Option<u64>,
     total_executions_per_minute: Option<u64>,
+    /// Agents of which a version crashes at every start; null where the database does not answer.
+    crash_looping_agents: Option<usize>,
     resource_utilization: Utilization,
 }
 
@@ -107,7 +109,8 @@ const PROBE: Duration = Duration::from_secs(2);
 pub async fn health(State(app): State<App>, who: Who) -> Answer<Response> {
     who.key.reaches_all()?;
     let now = app.store.now();
-    let (said, database, bus) = tokio::join!(
+    let (loops, said, database, bus) = tokio::join!(
+        tokio::time::timeout(PROBE, app.store.crash_loops(&who.key.account, None)),
         monitor::system(&app, &who.key.account),
         probe(app.store.ping()),
         probe(async {
@@ -135,11 +138,15 @@ pub async fn health(State(app): State<App>, who: Who) -> Answer<Response> {
             .collect(),
         None => Vec::new(),
     };
+    let loops = loops.ok().and_then(Result::ok).map(|loops| {
+        let agents: BTreeSet<_> = loops.iter().map(|one| &one.agent_id).collect();
+        agents.len()
+    });
     Ok(respond::ok(&document(
         &app,
         said.as_ref(),
         parts,
-        nodes,
+        (nodes, loops),
         now,
     )))
 }
@@ -200,7 +207,7 @@ fn document(
     app: &App,
     said: Option<&SystemReply>,
     mut parts: BTreeMap<String, PartHealth>,
-    nodes: Vec<NodeLine>,
+    (nodes, loops): (Vec<NodeLine>, Option<usize>),
     now: Timestamp,
 ) -> SystemHealth {
     let database = parts.remove(DATABASE);
@@ -240,7 +247,7 @@ fn document(
             .min()
             .unwrap_or(now),
     };
-    let capacity = said.map_or_else(Capacity::default, |said| Capacity {
+    let mut capacity = said.map_or_else(Capacity::default, |said| Capacity {
         total_agents: Some(said.total_agents),
         active_agents: Some(said.active_agents),
         total_executions_per_minute: Some(said.executions_last_minute),
@@ -249,7 +256,9 @@ fn document(
             memory: said.memory,
             network: said.network,
         },
+        crash_looping_agents: None,
     });
+    capacity.crash_looping_agents = loops;
     SystemHealth {
         overall_status: worst([service.status, database.status, monitoring.status]),
         timestamp: now,
