@@ -83,6 +83,7 @@ impl Cluster {
             ),
             ("GATEWAY__ADMIN_KEY_FILE", file("admin.key", &key)?),
             ("GATEWAY__MONITORS", monitor.to_string()),
+            ("DEPLOYER__MONITORS", monitor.to_string()),
             ("LOG__LEVEL", "warn".to_owned()),
             // Nobody takes over what is hosted when all of it ends.
             ("EXECUTOR__DRAIN_S", "2".to_owned()),

@@ -25,6 +25,14 @@ pub struct Config {
     pub call: Duration,
     /// An executor that beats and does not answer for so long is not waited for.
     pub dead_after: Duration,
+    /// Where verdicts are asked for.
+    pub monitors: Vec<String>,
+    /// How often a version on trial is looked at.
+    pub judge_every: Duration,
+    /// After a switch that is watched, the version before stays warm for so long.
+    pub watch: Duration,
+    /// A canary that nobody decides about goes back after so long.
+    pub hold: Duration,
     /// What one artifact may unpack to.
     pub artifact: domain::artifact::Limits,
 }
@@ -43,6 +51,10 @@ impl Default for Config {
             settle: Duration::from_millis(250),
             call: Duration::from_secs(5),
             dead_after: Duration::from_secs(10),
+            monitors: Vec::new(),
+            judge_every: Duration::from_secs(1),
+            watch: Duration::from_secs(60),
+            hold: Duration::from_secs(7 * 24 * 3600),
             artifact: domain::artifact::Limits::default(),
         }
     }

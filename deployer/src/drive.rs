@@ -10,8 +10,9 @@ use crate::{
 };
 use domain::{
     Error, Kind, Result, Timestamp,
-    deployment::{Input, Phase, Seen, Step, decide},
+    deployment::{Input, Phase, PhaseStatus, Seen, State, Status, Step, decide},
     id::DeploymentId,
+    rollout::{Orders, Undo},
     trace::Context,
 };
 use std::{
@@ -21,7 +22,7 @@ use std::{
 };
 use store::deployments::Deployment;
 use tokio::{
-    sync::{Semaphore, watch},
+    sync::{Semaphore, SemaphorePermit, watch},
     time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -63,6 +64,8 @@ enum Left {
 enum Ran {
     Done(Result<()>),
     Overtaken,
+    /// A caller does not want it any more.
+    Aborted,
     Away,
 }
 
@@ -181,7 +184,7 @@ impl Drive {
             () = inner.stop.cancelled() => return Ok(None),
             slot = inner.slots.acquire() => slot,
         };
-        let _slot = slot.map_err(|_| Error::unavailable("the service is shutting down"))?;
+        let slot = slot.map_err(|_| Error::unavailable("the service is shutting down"))?;
         let unfinished = inner
             .deps
             .store
@@ -194,10 +197,10 @@ impl Drive {
         if !force && row.rev > 0 && touched {
             return Ok(Some(Left::Away));
         }
-        self.deployment(row).await.map(Some)
+        self.deployment(row, slot).await.map(Some)
     }
 
-    async fn deployment(&self, row: Deployment) -> Result<Left> {
+    async fn deployment(&self, row: Deployment, slot: SemaphorePermit<'_>) -> Result<Left> {
         let inner = &self.driver.0;
         let mut job = Job::new(&self.driver, row.clone(), None);
         if let Some(version) = &row.version_id {
@@ -205,14 +208,36 @@ impl Drive {
         }
         let span = spans::deployment(&inner.traces, &row);
         let mut record = Record::new(inner.deps.store.clone(), row);
-        let left = self.phases(&job, &mut record).instrument(span.clone());
+        let left = self
+            .phases(&job, &mut record, slot)
+            .instrument(span.clone());
         let left = left.await?;
         spans::deployed(&span, record.state());
         Ok(left)
     }
 
-    async fn phases(&self, job: &Job, record: &mut Record) -> Result<Left> {
+    async fn phases(
+        &self,
+        job: &Job,
+        record: &mut Record,
+        slot: SemaphorePermit<'_>,
+    ) -> Result<Left> {
+        let mut slot = Some(slot);
         loop {
+            let orders = self.orders(record).await?;
+            job.notes.ordered(orders.clone());
+            if let Some(by) = &orders.aborted
+                && let Some(inputs) = abort(record.state(), by)
+            {
+                if !record.state().can_go_back() {
+                    phases::take_down(job).await;
+                }
+                if record.apply(inputs).await? == Recorded::Theirs {
+                    return Ok(Left::Away);
+                }
+                self.told_end(record);
+                continue;
+            }
             let newer = self.newer(record).await?;
             let seen = Seen {
                 state: record.state(),
@@ -224,33 +249,90 @@ impl Drive {
                     phases::take_down(job).await;
                     vec![Input::Supersede(format!("deployment {newer} took over"))]
                 }
+                Step::GoBack(newer) => vec![Input::RollBack(Undo {
+                    status: Status::Superseded,
+                    reason: format!("deployment {newer} took over"),
+                })],
                 Step::Run(phase) => {
-                    if record.apply([Input::Begin(phase)]).await? == Recorded::Theirs {
+                    if matches!(phase, Phase::Canary | Phase::ShiftTraffic | Phase::Retire) {
+                        // It may wait for long; others need not.
+                        slot.take();
+                    }
+                    let mut inputs = vec![Input::Begin(phase)];
+                    inputs.extend(self.baseline(phase, job, record).await?);
+                    if record.apply(inputs).await? == Recorded::Theirs {
                         return Ok(Left::Away);
                     }
+                    let since = record.state().current().and_then(|one| one.started_at);
+                    job.notes
+                        .begin(&record.state().rollout, since.unwrap_or_default());
+                    job.notes.overtaken_by(newer);
                     let ended = match self.phase(phase, job, record).await? {
                         Ran::Done(Ok(())) => Input::Complete(phase),
+                        Ran::Done(Err(error)) if goes_back(phase, record.state()) => {
+                            let reason = job.notes.goes_back().unwrap_or(error.to_string());
+                            job.notes.say(reason.clone());
+                            Input::RollBack(Undo {
+                                status: Status::RolledBack,
+                                reason,
+                            })
+                        }
                         Ran::Done(Err(error)) => {
                             let reason = error.to_string();
                             job.notes.say(reason.clone());
                             phases::take_down(job).await;
                             Input::Fail(phase, reason)
                         }
-                        Ran::Overtaken => continue,
+                        Ran::Overtaken | Ran::Aborted => continue,
                         Ran::Away => return Ok(Left::Away),
                     };
-                    vec![Input::Log(job.notes.take()), ended]
+                    let changed = job.notes.changed().map(|now| Input::Rollout(Box::new(now)));
+                    let mut inputs = vec![Input::Log(job.notes.take())];
+                    inputs.extend(changed);
+                    inputs.push(ended);
+                    inputs
                 }
             };
             if record.apply(inputs).await? == Recorded::Theirs {
                 return Ok(Left::Away);
             }
-            if record.state().status.is_terminal() {
-                let row = record.row();
-                self.driver.0.meter.ended(row.kind, row.state.status);
-                report(record, self.driver.0.deps.store.now());
-            }
+            self.told_end(record);
         }
+    }
+
+    fn told_end(&self, record: &Record) {
+        if record.state().status.is_terminal() {
+            let row = record.row();
+            self.driver.0.meter.ended(row.kind, row.state.status);
+            report(record, self.driver.0.deps.store.now());
+        }
+    }
+
+    /// Who answers now, before anything of the new version is there. It is asked once.
+    async fn baseline(&self, phase: Phase, job: &Job, record: &Record) -> Result<Option<Input>> {
+        let begun = record
+            .state()
+            .current()
+            .is_some_and(|one| one.started_at.is_some());
+        if phase != Phase::Provision || begun {
+            return Ok(None);
+        }
+        let traffic = self.driver.0.deps.store.traffic(&self.incarnation).await?;
+        let most = traffic.routes.into_iter().max_by_key(|route| route.weight);
+        let own = record.row().version_id.clone();
+        let Some(route) = most.filter(|route| Some(&route.version_id) != own.as_ref()) else {
+            return Ok(Some(Input::Baseline(None, 0)));
+        };
+        let capacity = job.capacity(&route).await?;
+        Ok(Some(Input::Baseline(Some(route), capacity)))
+    }
+
+    async fn orders(&self, record: &Record) -> Result<Orders> {
+        let given = self.driver.0.deps.store.orders(&record.row().id).await?;
+        let words = given
+            .iter()
+            .map(|one| (one.order, one.created_by.as_str(), one.at));
+        Ok(Orders::of(words))
     }
 
     /// Runs a phase and records what it says meanwhile.
@@ -273,14 +355,25 @@ impl Drive {
                     return Ok(Ran::Done(done));
                 }
                 () = self.driver.0.stop.cancelled() => return Ok(Ran::Away),
+                () = job.notes.unsaved.notified() => {}
                 _ = ticks.tick() => {}
             }
+            let orders = self.orders(record).await?;
+            let aborted = orders.aborted.clone();
+            job.notes.ordered(orders);
+            if aborted.is_some_and(|by| abort(record.state(), &by).is_some()) {
+                return Ok(Ran::Aborted);
+            }
+            let changed = job.notes.changed();
             let lines = job.notes.take();
             let touch = self.driver.0.deps.store.now().since(record.changed_at()) >= TOUCH_EVERY;
-            if (touch || !lines.is_empty())
-                && record.apply([Input::Log(lines)]).await? == Recorded::Theirs
-            {
-                return Ok(Ran::Away);
+            if touch || !lines.is_empty() || changed.is_some() {
+                let mut inputs = vec![Input::Log(lines)];
+                inputs.extend(changed.map(|now| Input::Rollout(Box::new(now))));
+                if record.apply(inputs).await? == Recorded::Theirs {
+                    return Ok(Ran::Away);
+                }
+                job.notes.recorded();
             }
             if looked.elapsed() >= LOOK_EVERY {
                 looked = Instant::now();
@@ -289,7 +382,7 @@ impl Drive {
                     state: record.state(),
                     newer: newer.as_deref(),
                 };
-                if matches!(decide(&seen), Step::GiveWay(_)) {
+                if matches!(decide(&seen), Step::GiveWay(_) | Step::GoBack(_)) {
                     return Ok(Ran::Overtaken);
                 }
                 job.notes.overtaken_by(newer);
@@ -307,6 +400,34 @@ impl Drive {
             .filter(|newest| (newest.created_at, &newest.id) > (row.created_at, &row.id))
             .map(|newest| newest.id.to_string()))
     }
+}
+
+/// Callers have moved, or could have, and the version before is warm.
+fn goes_back(phase: Phase, state: &State) -> bool {
+    let moves = matches!(phase, Phase::Canary | Phase::ShiftTraffic | Phase::Retire);
+    moves && state.can_go_back()
+}
+
+/// What becomes of a deployment that a caller aborts; nothing, where it is too late.
+fn abort(state: &State, by: &str) -> Option<Vec<Input>> {
+    let reason = format!("aborted by {by}");
+    let current = state.current().filter(|_| !state.status.is_terminal())?;
+    if state.can_go_back() {
+        return Some(vec![Input::RollBack(Undo {
+            status: Status::RolledBack,
+            reason,
+        })]);
+    }
+    let early = !matches!(
+        current.name,
+        Phase::ShiftTraffic | Phase::Retire | Phase::Rollback
+    );
+    let mut inputs = Vec::new();
+    if current.status == PhaseStatus::Pending {
+        inputs.push(Input::Begin(current.name));
+    }
+    inputs.push(Input::Fail(current.name, reason));
+    early.then_some(inputs)
 }
 
 /// A phase is idempotent, so what was away is tried again, as a whole, until the deadline.

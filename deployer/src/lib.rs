@@ -13,6 +13,7 @@ mod meter;
 mod nodes;
 mod phases;
 mod record;
+mod samples;
 mod spans;
 mod sweep;
 

@@ -1,6 +1,11 @@
 //! One deployment: the road of a version from accepted to answering, phase by phase, or to its failure.
 
-use crate::{Timestamp, words};
+use crate::{
+    Timestamp,
+    rollout::{Held, Order, Orders, Plan, Rollout, Strategy, Undo},
+    traffic::Route,
+    words,
+};
 use serde::{Deserialize, Serialize};
 
 words! {
@@ -33,17 +38,35 @@ words! {
         Package = "package",
         Provision = "provision",
         HealthCheck = "health_check",
+        Canary = "canary",
         ShiftTraffic = "shift_traffic",
         Retire = "retire",
+        Rollback = "rollback",
     }
 }
 
 impl Phase {
-    /// The phases of a kind, in order.
-    pub fn of(kind: Kind) -> &'static [Self] {
-        match kind {
-            Kind::Deploy => Self::ALL,
-            Kind::Delete => &[Self::ShiftTraffic, Self::Retire],
+    /// The phases of a deployment that goes well, in order.
+    pub fn of(kind: Kind, strategy: Strategy) -> &'static [Self] {
+        match (kind, strategy) {
+            (Kind::Deploy, Strategy::Canary) => &[
+                Self::Validate,
+                Self::Package,
+                Self::Provision,
+                Self::HealthCheck,
+                Self::Canary,
+                Self::ShiftTraffic,
+                Self::Retire,
+            ],
+            (Kind::Deploy, Strategy::Rolling | Strategy::BlueGreen) => &[
+                Self::Validate,
+                Self::Package,
+                Self::Provision,
+                Self::HealthCheck,
+                Self::ShiftTraffic,
+                Self::Retire,
+            ],
+            (Kind::Delete, _) => &[Self::ShiftTraffic, Self::Retire],
         }
     }
 }
@@ -71,16 +94,18 @@ pub struct PhaseRecord {
 pub const PHASE_LOG_LINES: usize = 1000;
 
 /// Everything that changes while a deployment runs: the part that `advance` replaces whole.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct State {
     pub status: Status,
     pub phases: Vec<PhaseRecord>,
     /// Why it failed or was superseded, for the reader of the list.
     pub reason: Option<String>,
+    #[serde(default)]
+    pub rollout: Rollout,
 }
 
 /// What may happen to a deployment.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Input {
     /// Begin the next phase, or begin the one that a lost process left running again.
     Begin(Phase),
@@ -92,10 +117,16 @@ pub enum Input {
     Fail(Phase, String),
     /// A newer deployment of the agent takes over.
     Supersede(String),
+    /// Who answers while this one is prepared.
+    Baseline(Option<Route>, u32),
+    /// What the running phase has measured and done.
+    Rollout(Box<Rollout>),
+    /// Callers go back to the version before; what is left of the road is not gone.
+    RollBack(Undo),
 }
 
 impl State {
-    pub fn accepted(kind: Kind) -> Self {
+    pub fn accepted(kind: Kind, plan: Plan) -> Self {
         let pending = |name: &Phase| PhaseRecord {
             name: *name,
             status: PhaseStatus::Pending,
@@ -105,16 +136,69 @@ impl State {
         };
         Self {
             status: Status::Deploying,
-            phases: Phase::of(kind).iter().map(pending).collect(),
+            phases: Phase::of(kind, plan.strategy).iter().map(pending).collect(),
             reason: None,
+            rollout: Rollout::of(plan),
         }
     }
 
-    /// The first phase that is not completed; `None` when all are.
+    /// The first phase that is not completed, or the way back; `None` when all are done.
     pub fn current(&self) -> Option<&PhaseRecord> {
+        self.phases.get(self.at()?)
+    }
+
+    fn at(&self) -> Option<usize> {
+        if self.rollout.undo.is_some() {
+            let last = self.phases.len().checked_sub(1)?;
+            return (self.phases[last].status != PhaseStatus::Completed).then_some(last);
+        }
         self.phases
             .iter()
-            .find(|phase| phase.status != PhaseStatus::Completed)
+            .position(|phase| phase.status != PhaseStatus::Completed)
+    }
+
+    /// Whether callers may have been moved, and can be moved back.
+    pub fn can_go_back(&self) -> bool {
+        let rollout = &self.rollout;
+        rollout.baseline.is_some() && rollout.undo.is_none() && !rollout.settled
+    }
+
+    /// Whether an order makes sense now, or why not.
+    pub fn takes(&self, kind: Kind, order: Order, orders: &Orders) -> Result<(), String> {
+        let Some(current) = self.current().filter(|_| !self.status.is_terminal()) else {
+            return Err(format!("it is {}", self.status));
+        };
+        if kind == Kind::Delete {
+            return Err("it deletes the agent".to_owned());
+        }
+        if let Some(undo) = &self.rollout.undo {
+            return Err(format!("it goes back already: {}", undo.reason));
+        }
+        if self.rollout.settled || orders.aborted.is_some() {
+            return Err(format!("it is too late, in phase {}", current.name));
+        }
+        let moves = matches!(
+            current.name,
+            Phase::Canary | Phase::ShiftTraffic | Phase::Retire
+        );
+        let paused =
+            orders.paused.is_some() || self.held().is_some_and(|held| !orders.has_ended(held));
+        let what = match order {
+            Order::Abort if self.can_go_back() || !moves => return Ok(()),
+            Order::Abort => "no other version answered before, so nothing can be gone back to",
+            _ if moves && self.rollout.baseline.is_none() => {
+                "no other version answered before, so nothing is waited for"
+            }
+            Order::Pause if paused => "it is paused already",
+            Order::Resume if !paused => "it is not paused",
+            Order::Promote if !moves => "its callers do not move yet",
+            Order::Pause | Order::Resume | Order::Promote => return Ok(()),
+        };
+        Err(format!("{what} (phase {})", current.name))
+    }
+
+    pub fn held(&self) -> Option<&Held> {
+        self.rollout.held.as_ref()
     }
 
     /// Whole percents of phases done.
@@ -134,10 +218,7 @@ impl State {
             return None;
         }
         let mut next = self.clone();
-        let at = self
-            .phases
-            .iter()
-            .position(|phase| phase.status != PhaseStatus::Completed)?;
+        let at = self.at()?;
         let last = at + 1 == self.phases.len();
         let phase = &mut next.phases[at];
         match input {
@@ -154,7 +235,9 @@ impl State {
             Input::Complete(name) if phase.name == name && phase.status == PhaseStatus::Running => {
                 phase.status = PhaseStatus::Completed;
                 phase.completed_at = Some(now);
-                if last {
+                if let Some(undo) = next.rollout.undo.as_ref().filter(|_| last) {
+                    next.status = undo.status;
+                } else if last {
                     next.status = Status::Deployed;
                 }
             }
@@ -174,7 +257,38 @@ impl State {
                 next.status = Status::Superseded;
                 next.reason = Some(reason);
             }
-            Input::Begin(_) | Input::Log(_) | Input::Complete(_) | Input::Fail(..) => return None,
+            Input::Baseline(route, capacity) if self.rollout.undo.is_none() => {
+                next.rollout.baseline = route;
+                next.rollout.capacity = capacity;
+            }
+            Input::Rollout(rollout) if phase.status == PhaseStatus::Running => {
+                let undo = next.rollout.undo.take();
+                next.rollout = Rollout { undo, ..*rollout };
+            }
+            Input::RollBack(undo) if self.can_go_back() => {
+                if phase.status == PhaseStatus::Running {
+                    phase.status = PhaseStatus::Failed;
+                    phase.completed_at = Some(now);
+                }
+                next.phases
+                    .retain(|phase| phase.status != PhaseStatus::Pending);
+                next.phases.push(PhaseRecord {
+                    name: Phase::Rollback,
+                    status: PhaseStatus::Pending,
+                    started_at: None,
+                    completed_at: None,
+                    logs: Vec::new(),
+                });
+                next.reason = Some(undo.reason.clone());
+                next.rollout.undo = Some(undo);
+            }
+            Input::Begin(_)
+            | Input::Log(_)
+            | Input::Complete(_)
+            | Input::Fail(..)
+            | Input::Baseline(..)
+            | Input::Rollout(_)
+            | Input::RollBack(_) => return None,
         }
         Some(next)
     }
@@ -209,9 +323,12 @@ pub enum Step {
     Run(Phase),
     /// Give way to the newer deployment named here, and take down what was set up.
     GiveWay(String),
+    /// Give way to it, and bring back the callers that have moved first.
+    GoBack(String),
 }
 
-/// A deployment gives way only while it has not moved traffic: after that it finishes, and the newer one follows.
+/// A deployment gives way while it has moved nobody. A canary, and one that stands still, go back; once all callers move it
+/// finishes, and the newer one follows.
 pub fn decide(seen: &Seen<'_>) -> Step {
     if seen.state.status.is_terminal() {
         return Step::Rest;
@@ -222,6 +339,12 @@ pub fn decide(seen: &Seen<'_>) -> Step {
     match (seen.newer, current.name) {
         (Some(newer), Phase::Validate | Phase::Package | Phase::Provision | Phase::HealthCheck) => {
             Step::GiveWay(newer.to_owned())
+        }
+        (Some(newer), Phase::Canary) if seen.state.can_go_back() => Step::GoBack(newer.to_owned()),
+        (Some(newer), Phase::ShiftTraffic)
+            if seen.state.can_go_back() && seen.state.held().is_some() =>
+        {
+            Step::GoBack(newer.to_owned())
         }
         (_, phase) => Step::Run(phase),
     }
@@ -240,8 +363,8 @@ mod tests {
 
     #[test]
     fn the_whole_road() {
-        let mut state = State::accepted(Kind::Deploy);
-        for phase in Phase::of(Kind::Deploy) {
+        let mut state = State::accepted(Kind::Deploy, Plan::default());
+        for phase in Phase::of(Kind::Deploy, Strategy::Rolling) {
             assert_eq!(
                 decide(&Seen {
                     state: &state,
@@ -263,7 +386,7 @@ mod tests {
 
     #[test]
     fn phases_go_in_order_and_ends_are_final() {
-        let state = State::accepted(Kind::Deploy);
+        let state = State::accepted(Kind::Deploy, Plan::default());
         assert!(state.step(Input::Begin(Phase::Package), NOW).is_none());
         assert!(state.step(Input::Complete(Phase::Validate), NOW).is_none());
         let begun = state
@@ -281,7 +404,7 @@ mod tests {
 
     #[test]
     fn gives_way_until_traffic_moves() {
-        let mut state = State::accepted(Kind::Deploy);
+        let mut state = State::accepted(Kind::Deploy, Plan::default());
         assert_eq!(
             decide(&Seen {
                 state: &state,
@@ -289,7 +412,7 @@ mod tests {
             }),
             Step::GiveWay("dep_2".into())
         );
-        for phase in &Phase::of(Kind::Deploy)[..4] {
+        for phase in &Phase::of(Kind::Deploy, Strategy::Rolling)[..4] {
             state = run(&state, *phase);
         }
         assert_eq!(
@@ -299,6 +422,94 @@ mod tests {
             }),
             Step::Run(Phase::ShiftTraffic)
         );
+    }
+
+    #[test]
+    fn a_canary_that_goes_back_ends_with_its_rollback() {
+        let plan = Plan {
+            strategy: Strategy::Canary,
+            ..Plan::default()
+        };
+        let mut state = State::accepted(Kind::Deploy, plan);
+        for phase in &Phase::of(Kind::Deploy, Strategy::Canary)[..4] {
+            state = run(&state, *phase);
+        }
+        let undo = Undo {
+            status: Status::RolledBack,
+            reason: "worse".into(),
+        };
+        let back = Input::RollBack(undo.clone());
+        assert!(
+            state.step(back.clone(), NOW).is_none(),
+            "nobody answered before"
+        );
+        let route = Route {
+            version_id: crate::id::VersionId::from_uuid(uuid::Uuid::from_u128(1)),
+            version: semver::Version::new(1, 0, 0),
+            weight: 1000,
+        };
+        state = state
+            .step(Input::Baseline(Some(route), 2), NOW)
+            .expect("before callers move");
+        state = state.step(Input::Begin(Phase::Canary), NOW).expect("next");
+        let newer = Seen {
+            state: &state,
+            newer: Some("dep_2"),
+        };
+        assert_eq!(decide(&newer), Step::GoBack("dep_2".into()));
+        let state = state.step(back.clone(), NOW).expect("it runs");
+        assert!(state.step(back, NOW).is_none(), "once");
+        let names: Vec<_> = state.phases.iter().map(|phase| phase.name).collect();
+        assert_eq!(names[4..], [Phase::Canary, Phase::Rollback]);
+        assert_eq!(state.phases[4].status, PhaseStatus::Failed);
+        let newer = Seen {
+            state: &state,
+            newer: Some("dep_2"),
+        };
+        assert_eq!(decide(&newer), Step::Run(Phase::Rollback));
+        let end = run(&state, Phase::Rollback);
+        assert_eq!(
+            (end.status, end.reason.as_deref(), end.current()),
+            (Status::RolledBack, Some("worse"), None)
+        );
+    }
+
+    #[test]
+    fn orders_are_taken_where_they_mean_something() {
+        let plan = Plan {
+            strategy: Strategy::Canary,
+            ..Plan::default()
+        };
+        let mut state = State::accepted(Kind::Deploy, plan);
+        let none = Orders::default();
+        let taken = |state: &State, orders: &Orders| -> Vec<Order> {
+            let takes = |order: &&Order| state.takes(Kind::Deploy, **order, orders).is_ok();
+            Order::ALL.iter().filter(takes).copied().collect()
+        };
+        assert_eq!(taken(&state, &none), [Order::Pause, Order::Abort]);
+        assert!(state.takes(Kind::Delete, Order::Abort, &none).is_err());
+        for phase in &Phase::of(Kind::Deploy, Strategy::Canary)[..4] {
+            state = run(&state, *phase);
+        }
+        assert_eq!(taken(&state, &none), [], "nothing answered before");
+        let route = Route {
+            version_id: crate::id::VersionId::from_uuid(uuid::Uuid::from_u128(1)),
+            version: semver::Version::new(1, 0, 0),
+            weight: 1000,
+        };
+        state.rollout.baseline = Some(route);
+        let going = [Order::Promote, Order::Pause, Order::Abort];
+        assert_eq!(taken(&state, &none), going);
+        let paused = Orders::of([(Order::Pause, "key", NOW)]);
+        let standing = [Order::Promote, Order::Resume, Order::Abort];
+        assert_eq!(taken(&state, &paused), standing);
+        state.rollout.held = Some(Held {
+            since: NOW,
+            reason: "monitor".into(),
+        });
+        assert_eq!(taken(&state, &none), standing);
+        state.rollout.settled = true;
+        assert_eq!(taken(&state, &none), []);
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub mod metrics;
 pub mod place;
 pub mod queue;
 pub mod retry;
+pub mod rollout;
 pub mod rollup;
 pub mod scale;
 pub mod session;
@@ -27,6 +28,7 @@ pub mod text;
 pub mod time;
 pub mod trace;
 pub mod traffic;
+pub mod verdict;
 
 pub use error::{Error, Kind, Result};
 pub use time::Timestamp;

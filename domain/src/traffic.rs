@@ -28,6 +28,25 @@ impl Traffic {
         }
     }
 
+    /// `weight` thousandths to the newer one. The older one comes first, so that a growing weight moves each caller once.
+    pub fn shared(older: Route, newer: Route, weight: u32) -> Self {
+        let rest = 1000_u32.saturating_sub(weight);
+        let routes = [(older, rest), (newer, weight.min(1000))];
+        let routes = routes
+            .into_iter()
+            .filter(|(_, weight)| *weight > 0)
+            .map(|(route, weight)| Route { weight, ..route });
+        Self {
+            routes: routes.collect(),
+        }
+    }
+
+    /// Thousandths of the callers that a version has.
+    pub fn weight_of(&self, version: &VersionId) -> u32 {
+        let own = self.routes.iter().filter(|one| one.version_id == *version);
+        own.map(|route| route.weight).sum()
+    }
+
     /// The route of a caller whose draw is `draw`: a hash of its session, else of its user, else chance. The same draw
     /// keeps its version as long as the weights stand.
     pub fn pick(&self, draw: u64) -> Option<&Route> {
@@ -78,5 +97,26 @@ mod tests {
         );
         assert_eq!(traffic.pick(draw("s")), traffic.pick(draw("s")));
         assert_eq!(Traffic::default().pick(7), None);
+    }
+
+    #[test]
+    fn a_growing_weight_moves_each_caller_once() {
+        let route = |n: u128| Route {
+            version_id: VersionId::from_uuid(uuid::Uuid::from_u128(n)),
+            version: semver::Version::new(n as u64, 0, 0),
+            weight: 0,
+        };
+        for caller in 0..500 {
+            let mut moved = false;
+            for weight in [0, 1, 100, 250, 500, 750, 1000] {
+                let traffic = Traffic::shared(route(1), route(2), weight);
+                assert_eq!(traffic.weight_of(&route(2).version_id), weight);
+                let seen = traffic.pick(draw(&format!("session-{caller}")));
+                let newer = seen.is_some_and(|seen| seen.version_id == route(2).version_id);
+                assert!(newer || !moved, "{caller} came back at {weight}");
+                moved = newer;
+            }
+            assert!(moved);
+        }
     }
 }

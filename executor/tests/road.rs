@@ -170,6 +170,7 @@ impl World {
                 incarnation: "i1".into(),
                 version_id: Some(id.clone()),
                 kind: Kind::Deploy,
+                plan: domain::rollout::Plan::default(),
                 created_by: "t".into(),
                 created_at: now(),
             },

@@ -225,6 +225,9 @@ words! {
     deployment_status: domain::deployment::Status;
     deployment_kind: domain::deployment::Kind;
     phase: domain::deployment::Phase;
+    strategy: domain::rollout::Strategy;
+    order: domain::rollout::Order;
+    outcome: domain::verdict::Outcome;
     phase_status: domain::deployment::PhaseStatus;
     execution_status: domain::execution::Status;
     execution_mode: domain::execution::Mode;

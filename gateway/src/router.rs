@@ -62,6 +62,8 @@ endpoints! {
     GET    "/api/v1/agents"                                              => agents::list::list, Key(&[P::AgentMonitor]), None;
     GET    "/api/v1/agents/{agent_id}"                                   => agents::get::get, Key(&[P::AgentMonitor]), None;
     DELETE "/api/v1/agents/{agent_id}"                                   => agents::delete::delete, Key(&[P::AgentDelete]), Some("agent.delete");
+    PUT    "/api/v1/agents/{agent_id}/versions/{version}"                => agents::update::update, Key(&[P::AgentUpdate]), Some("agent.update");
+    POST   "/api/v1/agents/{agent_id}/rollback"                          => agents::rollback::rollback, Key(&[P::AgentUpdate]), Some("agent.rollback");
     GET    "/api/v1/agents/{agent_id}/versions"                          => agents::versions::versions, Key(&[P::AgentMonitor]), None;
     GET    "/api/v1/agents/{agent_id}/instances"                         => agents::instances::instances, Key(&[P::AgentMonitor]), None;
     GET    "/api/v1/agents/{agent_id}/sessions"                          => sessions::list::list, Key(&[P::AgentMonitor]), None;
@@ -70,6 +72,10 @@ endpoints! {
     GET    "/api/v1/agents/{agent_id}/metrics"                           => metrics::get::get, Key(&[P::AgentMonitor]), None;
     GET    "/api/v1/agents/{agent_id}/deployments"                       => deployments::list::list, Key(&[P::AgentMonitor]), None;
     GET    "/api/v1/agents/{agent_id}/deployments/{deployment_id}"       => deployments::get::get, Key(&[P::AgentMonitor]), None;
+    POST   "/api/v1/agents/{agent_id}/deployments/{deployment_id}/promote" => deployments::promote::promote, Key(&[P::AgentUpdate]), Some("deployment.promote");
+    POST   "/api/v1/agents/{agent_id}/deployments/{deployment_id}/pause" => deployments::pause::pause, Key(&[P::AgentUpdate]), Some("deployment.pause");
+    POST   "/api/v1/agents/{agent_id}/deployments/{deployment_id}/resume" => deployments::resume::resume, Key(&[P::AgentUpdate]), Some("deployment.resume");
+    POST   "/api/v1/agents/{agent_id}/deployments/{deployment_id}/abort" => deployments::abort::abort, Key(&[P::AgentUpdate]), Some("deployment.abort");
     POST   "/api/v1/agents/{agent_id}/execute"                           => executions::execute::execute, Key(&[P::AgentExecute]), None;
     GET    "/api/v1/agents/{agent_id}/executions"                        => executions::list::list, READ_EXECUTION, None;
     GET    "/api/v1/agents/{agent_id}/executions/{execution_id}"         => executions::get::get, READ_EXECUTION, None;

@@ -1,6 +1,8 @@
 //! Questions to calls: what comes over the wire is checked, and errors become statuses.
 
-use crate::{Config, Deps, Meter, look::Eyes, query, summarize, system::System, tail::Tail};
+use crate::{
+    Config, Deps, Meter, look::Eyes, query, samples, summarize, system::System, tail::Tail,
+};
 use domain::{
     Result, Timestamp,
     id::{AccountId, AgentId, VersionId},
@@ -10,8 +12,8 @@ use proto::{
     convert::word,
     status::to_status,
     v1::{
-        QueryReply, QueryRequest, SummarizeReply, SummarizeRequest, SystemReply, SystemRequest,
-        monitor_server::Monitor,
+        QueryReply, QueryRequest, SamplesReply, SamplesRequest, SummarizeReply, SummarizeRequest,
+        SystemReply, SystemRequest, monitor_server::Monitor,
     },
 };
 use std::time::Instant;
@@ -21,6 +23,7 @@ use tonic::{Request, Response, Status};
 pub const ANSWER_BYTES: usize = 64 * 1024 * 1024;
 
 pub struct Service {
+    config: Config,
     deps: Deps,
     tail: Tail,
     system: System,
@@ -31,7 +34,8 @@ impl Service {
     pub fn new(config: Config, deps: Deps, meter: Meter, eyes: Eyes) -> Self {
         Self {
             tail: Tail::new(&deps.store, config.most_rows),
-            system: System::new(config, deps.clone(), eyes),
+            system: System::new(config.clone(), deps.clone(), eyes),
+            config,
             deps,
             meter,
         }
@@ -107,6 +111,17 @@ impl Monitor for Service {
     ) -> Result<Response<SummarizeReply>, Status> {
         self.counted("summarize", self.sum_up(request.into_inner()))
             .await
+    }
+
+    async fn samples(
+        &self,
+        request: Request<SamplesRequest>,
+    ) -> Result<Response<SamplesReply>, Status> {
+        self.counted(
+            "samples",
+            samples::samples(&self.config, &self.deps.store, request.into_inner()),
+        )
+        .await
     }
 
     async fn system(

@@ -11,6 +11,7 @@ mod query;
 mod retain;
 mod roll;
 mod rounds;
+mod samples;
 mod summarize;
 mod system;
 mod tail;

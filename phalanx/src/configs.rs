@@ -52,6 +52,20 @@ pub fn executor(
     Ok(config)
 }
 
+pub fn deployer(settings: &Settings, monitors: Vec<String>) -> deployer::Config {
+    deployer::Config {
+        monitors,
+        watch: Duration::from_secs(settings.deployer.watch_s),
+        ..deployer::Config::default()
+    }
+}
+
+/// Addresses with commas between them.
+pub fn addresses(text: &str) -> Vec<String> {
+    let each = text.split(',').map(|one| one.trim().to_owned());
+    each.filter(|one| !one.is_empty()).collect()
+}
+
 pub fn monitor(settings: &Settings) -> monitor::Config {
     let days = |days: u32| Duration::from_secs(u64::from(days) * 86_400);
     let told = &settings.monitor;

@@ -95,13 +95,7 @@ pub async fn run(role: Role, settings: Settings, exporter: &mut Exporter) -> Res
 async fn gateway(ground: &mut Ground) -> Result<DataDir> {
     let settings = &ground.settings;
     let dir = DataDir::open(&settings.data_dir)?;
-    let monitors: Vec<String> = settings
-        .gateway
-        .monitors
-        .split(',')
-        .map(|one| one.trim().to_owned())
-        .filter(|one| !one.is_empty())
-        .collect();
+    let monitors = configs::addresses(&settings.gateway.monitors);
     if monitors.is_empty() {
         bail!(
             "a gateway needs to know its monitors: set gateway.monitors to host:port, several with commas"
@@ -146,7 +140,14 @@ async fn deployer(ground: &mut Ground) -> Result<()> {
         bus: ground.bus.clone(),
         peers: ground.peers.clone(),
     };
-    let room = deployer::bind(deployer::Config::default(), deps).await?;
+    let monitors = configs::addresses(&ground.settings.deployer.monitors);
+    if monitors.is_empty() {
+        tracing::warn!(
+            "deployer.monitors is not set: canaries pause, because nobody counts for them"
+        );
+    }
+    let config = configs::deployer(&ground.settings, monitors);
+    let room = deployer::bind(config, deps).await?;
     let meter = room.meter();
     ground.count(Role::Deployer, |registry| meter.register(registry));
     ground.rooms.spawn(room.serve(ground.stop.clone()));

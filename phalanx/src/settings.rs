@@ -24,6 +24,7 @@ pub struct Settings {
     pub grpc: Grpc,
     pub ops: Ops,
     pub gateway: Gateway,
+    pub deployer: Deployer,
     pub executor: Executor,
     pub blobs: Blobs,
     pub monitor: Monitor,
@@ -96,6 +97,13 @@ pub struct Gateway {
     pub monitors: String,
     pub admin_key_file: String,
     pub open_metrics: bool,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Deployer {
+    pub monitors: String,
+    pub watch_s: u64,
 }
 
 #[derive(Debug, Clone, Deserialize)]

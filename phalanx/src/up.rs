@@ -64,7 +64,8 @@ pub async fn run(settings: Settings, exporter: &mut Exporter) -> Result<()> {
         bus: bus.clone(),
         peers: peers.clone(),
     };
-    let deployer = deployer::bind(deployer::Config::default(), deps).await?;
+    let config = configs::deployer(&settings, vec![monitor.address().to_owned()]);
+    let deployer = deployer::bind(config, deps).await?;
     let deps = gateway::Deps {
         store: store.clone(),
         bus: bus.clone(),

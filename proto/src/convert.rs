@@ -7,6 +7,7 @@ use domain::{
     execution::{Caller, Failure, Options, Outcome, Status, Usage},
     id::{AccountId, AgentId, ExecutionId, VersionId},
     log::Line,
+    verdict::{Histogram, Sample},
 };
 use prost::Message;
 use serde::{Serialize, de::DeserializeOwned};
@@ -44,6 +45,35 @@ pub enum Reply {
     },
     Cancelled(Status),
     Refused(Error),
+}
+
+/// What became of a version's executions.
+pub fn sample(version_id: &str, one: &Sample) -> v1::Sample {
+    let latency = one.latency.0.iter();
+    v1::Sample {
+        version_id: version_id.to_owned(),
+        ended: one.ended,
+        failed: one.failed,
+        timeouts: one.timeouts,
+        latency: latency
+            .map(|(at, count)| (u32::from(*at), *count))
+            .collect(),
+    }
+}
+
+pub fn read_sample(one: &v1::Sample) -> Result<Sample> {
+    let bad = || Error::internal("a message holds a bad sample");
+    let bucket = |(at, count): (&u32, &u64)| Ok((u16::try_from(*at).map_err(|_| bad())?, *count));
+    let sample = Sample {
+        ended: one.ended,
+        failed: one.failed,
+        timeouts: one.timeouts,
+        latency: Histogram(one.latency.iter().map(bucket).collect::<Result<_>>()?),
+    };
+    if sample.bad() > sample.ended || sample.latency.count() > sample.ended {
+        return Err(bad());
+    }
+    Ok(sample)
 }
 
 fn json<T: Serialize>(value: &T) -> Result<Bytes> {

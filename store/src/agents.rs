@@ -114,7 +114,7 @@ impl Store {
                 }
             }
             let new = &accepted.deployment;
-            let state = deployment::State::accepted(new.kind);
+            let state = deployment::State::accepted(new.kind, new.plan.clone());
             sqlx::query("INSERT INTO deployments (id, account, agent_id, incarnation, version_id, kind, status, state, rev, created_by, created_at, updated_at) \
                  VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 0, $9, $10, $10)")
                 .bind(new.id.as_str()).bind(new.account.as_str()).bind(new.agent_id.as_str()).bind(&new.incarnation)
@@ -258,7 +258,7 @@ fn list_sql(filter: &Filter, (sort, descending): (Sort, bool)) -> String {
             SELECT d.*, ROW_NUMBER() OVER (PARTITION BY d.incarnation ORDER BY d.created_at DESC, d.id DESC) AS place FROM deployments d WHERE d.account = $1
          ), known AS (
             SELECT v.*, ROW_NUMBER() OVER (PARTITION BY v.incarnation ORDER BY
-                CASE WHEN t.routes LIKE '%' || v.id || '%' THEN 0 ELSE 1 END, v.created_at DESC, v.id DESC) AS place
+                CASE WHEN t.routes LIKE '{{\"routes\":[{{\"version_id\":\"' || v.id || '%' THEN 0 WHEN t.routes LIKE '%' || v.id || '%' THEN 1 ELSE 2 END, v.created_at DESC, v.id DESC) AS place
             FROM versions v LEFT JOIN traffic t ON t.incarnation = v.incarnation WHERE v.account = $1
          ), l AS (
             SELECT a.agent_id, a.incarnation, a.environment, a.name, a.created_by, a.created_at, k.id AS version_id, k.spec AS spec, t.routes AS routes,

@@ -243,6 +243,11 @@ fn migrator() -> Migrator {
         (1, "init", include_str!("../migrations/0001_init.sql")),
         (2, "blobs", include_str!("../migrations/0002_blobs.sql")),
         (3, "leases", include_str!("../migrations/0003_leases.sql")),
+        (
+            4,
+            "rollouts",
+            include_str!("../migrations/0004_rollouts.sql"),
+        ),
         (5, "rollups", include_str!("../migrations/0005_rollups.sql")),
         (7, "health", include_str!("../migrations/0007_health.sql")),
         (8, "keys", include_str!("../migrations/0008_keys.sql")),

@@ -5,6 +5,7 @@ use domain::{
     Result, Timestamp,
     deployment::{Kind, State},
     id::{AccountId, AgentId, DeploymentId, VersionId},
+    rollout::Plan,
 };
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ pub struct New {
     /// `None` for a deletion.
     pub version_id: Option<VersionId>,
     pub kind: Kind,
+    pub plan: Plan,
     pub created_by: String,
     pub created_at: Timestamp,
 }

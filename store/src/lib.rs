@@ -26,6 +26,7 @@ pub mod keys;
 pub mod leases;
 pub mod logs;
 pub mod nodes;
+pub mod rollouts;
 pub mod rollups;
 pub mod sessions;
 pub mod traffic;

@@ -162,6 +162,7 @@ impl Cluster {
             setting("MASTER_KEY_FILE", &file("master.key", random() + &random())),
             setting("GATEWAY__ADMIN_KEY_FILE", &file("admin.key", key.clone())),
             setting("GATEWAY__MONITORS", &named.join(",")),
+            setting("DEPLOYER__MONITORS", &named.join(",")),
             setting("PUBLIC_URL", &format!("http://{}", at(&gateways[0]))),
         ];
         common.extend(options.environment.iter().cloned());

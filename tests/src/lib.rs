@@ -20,6 +20,7 @@ pub mod part;
 pub mod program;
 pub mod proxy;
 pub mod remains;
+pub mod rollouts;
 pub mod sse;
 pub mod wait;
 

@@ -12,13 +12,8 @@ pub async fn run(job: &Job) -> Result<()> {
     let version = job.version()?;
     let hosts = job.hosts().await?;
     provision_the_lost(job, &hosts).await?;
-    let scaling = &version.spec.scaling;
     // With no minimum the one that proved the import may have been let go of since.
-    let needed = if scaling.enabled {
-        scaling.min_instances
-    } else {
-        scaling.min_instances.max(1)
-    };
+    let (needed, _) = job.bounds()?;
     let wanted = if version.spec.health_check.enabled {
         2
     } else {

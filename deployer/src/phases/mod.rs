@@ -5,6 +5,8 @@ mod package;
 mod provision;
 pub(crate) mod relocate;
 mod retire;
+mod rollback;
+mod rollout;
 mod shift_traffic;
 mod take_down;
 mod validate;
@@ -17,11 +19,12 @@ use crate::{
     nodes::{self, Eyes, Means},
 };
 use domain::{
-    Error, Result,
+    Error, Result, Timestamp,
     agent::Isolation,
     deployment::{Kind, Phase},
     id::{AccountId, NodeId, VersionId},
     place::{self, Candidate, Need},
+    rollout::{Orders, Rollout, Stage},
 };
 use std::{
     collections::HashSet,
@@ -31,6 +34,7 @@ use std::{
 use store::{
     deployments::Deployment, envelopes::Wanted, leases::Lease, nodes::Node, versions::Version,
 };
+use tokio::sync::Notify;
 
 /// What a phase works on.
 pub(crate) struct Job {
@@ -56,6 +60,30 @@ impl Job {
             fence: None,
             eyes: driver.eyes().clone(),
         }
+    }
+
+    /// The same about another version of the agent.
+    fn about(&self, version: Version) -> Self {
+        Self {
+            deps: self.deps.clone(),
+            config: self.config.clone(),
+            deployment: self.deployment.clone(),
+            version: Some(version),
+            notes: Notes::default(),
+            fence: self.fence.clone(),
+            eyes: self.eyes.clone(),
+        }
+    }
+
+    /// Instances between which the version is kept until all callers have moved to it.
+    fn bounds(&self) -> Result<(u32, u32)> {
+        let (min, max) = provision::bounds(&self.version()?.spec.scaling);
+        let rollout = self.notes.rollout();
+        if rollout.baseline.is_none() {
+            return Ok((min, max));
+        }
+        let least = rollout.needed(rollout.first_weight());
+        Ok((least.min(max), max))
     }
 
     fn version(&self) -> Result<&Version> {
@@ -160,7 +188,12 @@ impl Job {
 
 /// What a running phase says, and what it is told.
 #[derive(Default)]
-pub(crate) struct Notes(Mutex<Noted>);
+pub(crate) struct Notes {
+    noted: Mutex<Noted>,
+    /// Something is to be recorded before the phase goes on.
+    pub unsaved: Notify,
+    saved: Notify,
+}
 
 #[derive(Default)]
 struct Noted {
@@ -169,11 +202,77 @@ struct Noted {
     newer: Option<String>,
     packaged: HashSet<(NodeId, VersionId)>,
     hosts: Vec<NodeId>,
+    rollout: Rollout,
+    is_unsaved: bool,
+    orders: Orders,
+    since: Timestamp,
+    undo: Option<String>,
 }
 
 impl Notes {
     fn noted(&self) -> MutexGuard<'_, Noted> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the record says when a phase begins.
+    pub fn begin(&self, rollout: &Rollout, since: Timestamp) {
+        let mut noted = self.noted();
+        noted.rollout.clone_from(rollout);
+        noted.since = since;
+        (noted.is_unsaved, noted.undo) = (false, None);
+    }
+
+    fn rollout(&self) -> Rollout {
+        self.noted().rollout.clone()
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Rollout)) {
+        let mut noted = self.noted();
+        change(&mut noted.rollout);
+        noted.is_unsaved = true;
+    }
+
+    /// Until what was changed is in the record.
+    async fn save(&self) {
+        loop {
+            let saved = self.saved.notified();
+            if !self.noted().is_unsaved {
+                return;
+            }
+            self.unsaved.notify_one();
+            saved.await;
+        }
+    }
+
+    /// For the record, where something has changed; [`Notes::recorded`] follows.
+    pub fn changed(&self) -> Option<Rollout> {
+        let mut noted = self.noted();
+        std::mem::take(&mut noted.is_unsaved).then(|| noted.rollout.clone())
+    }
+
+    pub fn recorded(&self) {
+        self.saved.notify_waiters();
+    }
+
+    pub fn ordered(&self, orders: Orders) {
+        self.noted().orders = orders;
+    }
+
+    fn orders(&self) -> Orders {
+        self.noted().orders.clone()
+    }
+
+    /// When the phase began, whoever began it.
+    fn since(&self) -> Timestamp {
+        self.noted().since
+    }
+
+    fn go_back(&self, reason: String) {
+        self.noted().undo = Some(reason);
+    }
+
+    pub fn goes_back(&self) -> Option<String> {
+        self.noted().undo.take()
     }
 
     pub fn say(&self, line: impl Into<String>) {
@@ -210,9 +309,15 @@ pub(crate) fn limit(phase: Phase, job: &Job) -> Duration {
     match phase {
         Phase::Package => job.config.package,
         Phase::Provision | Phase::HealthCheck => job.config.provision,
-        Phase::Validate | Phase::ShiftTraffic => job.config.quick,
-        // It has a bound of its own, after which it stops what still runs.
-        Phase::Retire => job.config.retire + job.config.quick,
+        Phase::Validate => job.config.quick,
+        Phase::ShiftTraffic if job.is_delete() => job.config.quick,
+        Phase::Canary => job.config.hold,
+        // A pause may be long.
+        Phase::ShiftTraffic if job.notes.orders().paused.is_some() => job.config.hold,
+        Phase::ShiftTraffic => job.config.provision,
+        // Draining has a bound of its own, after which it stops what still runs.
+        Phase::Retire => job.config.hold + job.config.retire + job.config.quick,
+        Phase::Rollback => job.config.retire + job.config.quick,
     }
 }
 
@@ -222,8 +327,16 @@ pub(crate) async fn run(phase: Phase, job: &Job) -> Result<()> {
         Phase::Package => package::run(job).await,
         Phase::Provision => provision::run(job).await,
         Phase::HealthCheck => health_check::run(job).await,
-        Phase::ShiftTraffic => shift_traffic::run(job).await,
-        Phase::Retire => retire::run(job).await,
+        Phase::Canary => rollout::run(job, Stage::Canary).await,
+        Phase::ShiftTraffic if job.is_delete() => shift_traffic::nobody(job).await,
+        Phase::ShiftTraffic => rollout::run(job, Stage::Shift).await,
+        Phase::Retire if job.is_delete() => retire::run(job).await,
+        Phase::Retire => {
+            rollout::run(job, Stage::Watch).await?;
+            rollout::settle(job).await?;
+            retire::run(job).await
+        }
+        Phase::Rollback => rollback::run(job).await,
     }
 }
 

@@ -21,7 +21,7 @@ pub async fn run(job: &Job) -> Result<()> {
         package::on(job, node).await?;
     }
     leave_others(job, &hosts).await?;
-    let (min, max) = bounds(&version.spec.scaling);
+    let (min, max) = job.bounds()?;
     for (at, node) in hosts.iter().enumerate() {
         let (min, max) = share(min, max, at, hosts.len());
         let wanted = Wanted {
@@ -99,6 +99,47 @@ fn refusal(job: &Job, look: &v1::InspectReply) -> Result<Option<Error>> {
             failure.phase, failure.message
         ),
     )))
+}
+
+/// Serves on between other bounds, where it serves. What cannot be reached reads its row with its next beat.
+pub async fn hold(job: &Job, min: u32, max: u32) -> Result<()> {
+    let version = job.version()?;
+    let store = &job.deps.store;
+    let mut placed = store
+        .envelopes_of_version(&version.account, &version.id)
+        .await?;
+    placed.retain(|placed| placed.envelope.state == envelope::State::Serving);
+    placed.sort_by(|one, other| one.node_id.cmp(&other.node_id));
+    let of = placed.len();
+    for (at, placed) in placed.into_iter().enumerate() {
+        let (min, max) = share(min, max.max(min), at, of);
+        let had = &placed.envelope;
+        if (had.min_instances, had.max_instances) == (min, max) {
+            continue;
+        }
+        let wanted = Wanted {
+            version_id: &version.id,
+            state: envelope::State::Serving,
+            min_instances: min,
+            max_instances: max,
+        };
+        let generation = job
+            .place(&version.account, &placed.node_id, &wanted)
+            .await?;
+        if let Some(node) = nodes::alive(job.means(), &placed.node_id).await?
+            && let Err(error) = nodes::ensure(
+                job.means(),
+                &node,
+                &version.account,
+                &version.id,
+                generation,
+            )
+            .await
+        {
+            job.notes.say(error.to_string());
+        }
+    }
+    Ok(())
 }
 
 /// Without scaling the number is fixed.

@@ -1,36 +1,40 @@
 //! Who answers: one write, then everybody is told.
 
 use super::Job;
-use domain::{Result, traffic::Traffic};
+use domain::{
+    Result,
+    traffic::{Route, Traffic},
+};
 use proto::v1::{TrafficChanged, event::Event};
 
-pub async fn run(job: &Job) -> Result<()> {
-    let row = &job.deployment;
-    let traffic = if job.is_delete() {
-        Traffic::default()
-    } else {
-        let version = job.version()?;
-        Traffic::all_to(version.id.clone(), version.spec.version.clone())
-    };
-    let store = &job.deps.store;
+/// For an agent that is deleted.
+pub async fn nobody(job: &Job) -> Result<()> {
+    route(job, &Traffic::default()).await?;
+    job.notes.say("nobody answers any more");
+    Ok(())
+}
+
+/// The route of the version that is deployed.
+pub fn own(job: &Job) -> Result<Route> {
+    let version = job.version()?;
+    Ok(Route {
+        version_id: version.id.clone(),
+        version: version.spec.version.clone(),
+        weight: 1000,
+    })
+}
+
+pub async fn route(job: &Job, traffic: &Traffic) -> Result<()> {
+    let (row, store) = (&job.deployment, &job.deps.store);
+    let at = store.now();
     store
-        .set_traffic(
-            &row.account,
-            &row.agent_id,
-            &row.incarnation,
-            &traffic,
-            store.now(),
-        )
+        .set_traffic(&row.account, &row.agent_id, &row.incarnation, traffic, at)
         .await?;
     let changed = Event::TrafficChanged(TrafficChanged {
         account: row.account.to_string(),
         agent_id: row.agent_id.to_string(),
     });
     tell(job, changed).await;
-    job.notes.say(match traffic.routes.first() {
-        Some(route) => format!("version {} answers", route.version),
-        None => "nobody answers any more".to_owned(),
-    });
     Ok(())
 }
 

@@ -7,12 +7,13 @@ use crate::{
 use domain::{
     deployment::{Input, Kind, Phase, State, Status},
     envelope,
+    rollout::{Plan, Strategy},
 };
 
 /// The states that a row may be left in, in order.
 fn boundaries(kind: Kind) -> Vec<State> {
-    let mut states = vec![State::accepted(kind)];
-    for phase in Phase::of(kind) {
+    let mut states = vec![State::accepted(kind, Plan::default())];
+    for phase in Phase::of(kind, Strategy::Rolling) {
         for input in [Input::Begin(*phase), Input::Complete(*phase)] {
             let next = states[states.len() - 1].step(input, crate::world::now());
             states.push(next.expect("in order"));

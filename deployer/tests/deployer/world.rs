@@ -240,6 +240,7 @@ impl World {
             incarnation: self.incarnation.clone(),
             version_id,
             kind,
+            plan: domain::rollout::Plan::default(),
             created_by: "key".into(),
             created_at: now(),
         }

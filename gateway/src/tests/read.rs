@@ -2,8 +2,8 @@
 
 use super::world::World;
 use proto::v1::{
-    Bucket, Component, NodeLevel, QueryReply, QueryRequest, SummarizeReply, SummarizeRequest,
-    Summary, SystemReply, SystemRequest,
+    Bucket, Component, NodeLevel, QueryReply, QueryRequest, SamplesReply, SamplesRequest,
+    SummarizeReply, SummarizeRequest, Summary, SystemReply, SystemRequest,
     monitor_server::{Monitor, MonitorServer},
 };
 use serde_json::json;
@@ -91,6 +91,11 @@ impl Monitor for Fake {
                 .map(one)
                 .collect(),
         }))
+    }
+
+    /// No gateway asks for them.
+    async fn samples(&self, _: Request<SamplesRequest>) -> Result<Response<SamplesReply>, Status> {
+        Err(Status::unimplemented("samples"))
     }
 
     async fn system(&self, _: Request<SystemRequest>) -> Result<Response<SystemReply>, Status> {

@@ -63,6 +63,7 @@ pub fn deployment(
             Kind::Delete
         },
         version_id: version,
+        plan: domain::rollout::Plan::default(),
         created_by: "key_1".into(),
         created_at: Timestamp(at),
     }
@@ -119,7 +120,7 @@ async fn finish(store: &Store, new: &deployments::New, well: bool, at: i64) -> R
         .await?
         .expect("a row");
     let mut state = row.state;
-    for phase in Phase::of(new.kind) {
+    for phase in Phase::of(new.kind, domain::rollout::Strategy::Rolling) {
         state = state
             .step(Input::Begin(*phase), Timestamp(at))
             .expect("next");

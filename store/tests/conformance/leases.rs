@@ -38,7 +38,7 @@ async fn deployed(store: &Store) -> Result<Accepted> {
     store.accept_deployment(&new).await?;
     let done = Deployment {
         status: Status::Deployed,
-        ..Deployment::accepted(Kind::Deploy)
+        ..Deployment::accepted(Kind::Deploy, domain::rollout::Plan::default())
     };
     let id = &new.deployment.id;
     let ended = store

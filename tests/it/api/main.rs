@@ -12,6 +12,8 @@ mod health;
 mod keys;
 mod kinds;
 mod metrics;
+mod rollouts;
 mod scale;
 mod sessions;
 mod system;
+mod traffic;

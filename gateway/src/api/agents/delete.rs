@@ -9,6 +9,7 @@ use axum::{extract::State, http::StatusCode, response::Response};
 use domain::{
     deployment::{Kind, Status},
     id::DeploymentId,
+    rollout::Plan,
 };
 use serde::Serialize;
 use store::{
@@ -62,6 +63,7 @@ async fn begin(app: &App, who: &Who, agent: &Agent) -> Answer<Deployment> {
         incarnation: agent.incarnation.clone(),
         version_id: None,
         kind: Kind::Delete,
+        plan: Plan::default(),
         created_by: who.key.id.to_string(),
         created_at: app.store.now(),
     };

@@ -10,7 +10,8 @@ use domain::{
     Error, Timestamp,
     artifact::Limits,
     deployment::{self, Kind, Status},
-    id::{DeploymentId, VersionId},
+    id::{AgentId, DeploymentId, VersionId},
+    rollout,
 };
 use serde::Serialize;
 use store::{
@@ -56,7 +57,7 @@ struct MonitoringPlaces {
 
 /// Shown once, in the response that makes the agent; later null.
 #[derive(Debug, Default, Serialize, ToSchema)]
-struct Secrets {
+pub struct Secrets {
     api_key: Option<String>,
     webhook_secret: Option<String>,
 }
@@ -103,15 +104,9 @@ async fn accept(app: &App, who: &Who, wanted: Wanted) -> Answer<DeployResponse> 
                 Known::Next(plan) => *plan,
             },
         };
-        if !app.store.accept_deployment(&plan.accepted).await? {
+        let Some(deployment) = begin(app, &plan.accepted).await? else {
             continue;
-        }
-        let new = &plan.accepted.deployment;
-        if let Err(error) = app.bus.deploy(&new.account, &new.id).await {
-            tracing::warn!(deployment.id = %new.id, error = ?error, "a deployer was not nudged; it finds the row by itself");
-        }
-        let deployment = made(new);
-        tell(app, &deployment).await;
+        };
         return Ok(answer(app, &deployment, plan.secrets).await);
     }
     Err(Error::conflict(format!(
@@ -120,9 +115,23 @@ async fn accept(app: &App, who: &Who, wanted: Wanted) -> Answer<DeployResponse> 
     .into())
 }
 
+/// Writes it and nudges a deployer; nothing, where somebody else was quicker with the agent or the version.
+pub async fn begin(app: &App, accepted: &Accepted) -> Answer<Option<Deployment>> {
+    if !app.store.accept_deployment(accepted).await? {
+        return Ok(None);
+    }
+    let new = &accepted.deployment;
+    if let Err(error) = app.bus.deploy(&new.account, &new.id).await {
+        tracing::warn!(deployment.id = %new.id, error = ?error, "a deployer was not nudged; it finds the row by itself");
+    }
+    let deployment = made(new);
+    tell(app, &deployment).await;
+    Ok(Some(deployment))
+}
+
 /// What will be written, and the secrets that are shown for it.
-struct Plan {
-    accepted: Accepted,
+pub struct Plan {
+    pub accepted: Accepted,
     secrets: Secrets,
 }
 
@@ -160,7 +169,7 @@ impl Plan {
         Ok(plan)
     }
 
-    fn next(
+    pub fn next(
         app: &App,
         who: &Who,
         wanted: &Wanted,
@@ -185,16 +194,17 @@ impl Plan {
             bytes: wanted.code.as_slice().into(),
             created_at: now,
         };
-        let mut plan = Self::again(who, wanted, incarnation, id, now);
+        let agent_id = &wanted.spec.agent_id;
+        let mut plan = Self::again(who, agent_id, incarnation, id, now);
         plan.accepted.version = Some(version);
         plan.accepted.artifact = Some(artifact);
         Ok(plan)
     }
 
     /// Only a deployment: the version is there.
-    fn again(
+    pub fn again(
         who: &Who,
-        wanted: &Wanted,
+        agent_id: &AgentId,
         incarnation: String,
         version: VersionId,
         now: Timestamp,
@@ -202,10 +212,11 @@ impl Plan {
         let deployment = New {
             id: DeploymentId::from_uuid(Uuid::now_v7()),
             account: who.key.account.clone(),
-            agent_id: wanted.spec.agent_id.clone(),
+            agent_id: agent_id.clone(),
             incarnation,
             version_id: Some(version),
             kind: Kind::Deploy,
+            plan: rollout::Plan::default(),
             created_by: who.key.id.to_string(),
             created_at: now,
         };
@@ -259,7 +270,7 @@ async fn known(app: &App, who: &Who, wanted: &Wanted, agent: Agent) -> Answer<Kn
         }
         _ => Ok(Known::Next(Box::new(Plan::again(
             who,
-            wanted,
+            id,
             agent.incarnation,
             there.id,
             app.store.now(),
@@ -280,7 +291,7 @@ pub fn made(new: &New) -> Deployment {
         incarnation: new.incarnation.clone(),
         version_id: new.version_id.clone(),
         kind: new.kind,
-        state: deployment::State::accepted(new.kind),
+        state: deployment::State::accepted(new.kind, new.plan.clone()),
         rev: 0,
         created_by: new.created_by.clone(),
         created_at: new.created_at,
@@ -302,7 +313,7 @@ pub async fn tell(app: &App, deployment: &Deployment) {
     }
 }
 
-async fn answer(app: &App, deployment: &Deployment, security: Secrets) -> DeployResponse {
+pub async fn answer(app: &App, deployment: &Deployment, security: Secrets) -> DeployResponse {
     let estimated_completion = if deployment.state.status.is_terminal() {
         deployment.updated_at
     } else {

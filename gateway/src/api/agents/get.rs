@@ -11,6 +11,7 @@ use domain::{
     health::Health,
     instance::State as InstanceState,
     metrics::{Granularity, Range},
+    traffic::Route,
 };
 use proto::v1::{QueryReply, Summary};
 use serde::Serialize;
@@ -56,6 +57,15 @@ struct DeploymentDetails {
     #[schema(schema_with = openapi::health)]
     health_status: Health,
     configuration: Limits,
+    /// Who answers: several versions while callers move from one to the next.
+    traffic: Vec<Share>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct Share {
+    version: String,
+    /// Of the callers, 0 to 100.
+    traffic_percentage: f64,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -196,6 +206,7 @@ fn details(
             status: one.status,
             health_status: health,
             configuration: spec.configuration.into(),
+            traffic: one.traffic.routes.into_iter().map(share).collect(),
         },
         performance,
         scaling: ScalingDetails {
@@ -210,6 +221,13 @@ fn details(
             security_groups: spec.placement.security_group_ids,
             encryption_status: "encrypted",
         },
+    }
+}
+
+fn share(route: Route) -> Share {
+    Share {
+        version: route.version.to_string(),
+        traffic_percentage: f64::from(route.weight) / 10.0,
     }
 }
 

@@ -7,6 +7,9 @@ pub mod instances;
 pub mod list;
 pub mod logs;
 pub mod request;
+pub mod rollback;
+pub mod update;
+mod update_request;
 pub mod versions;
 pub mod wellbeing;
 

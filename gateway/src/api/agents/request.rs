@@ -11,8 +11,8 @@ use base64::{
 use domain::{
     Error, Result,
     agent::{
-        self, Configuration, Environment, HealthCheck, MAX_CUSTOM_METRICS, MAX_REQUIREMENTS,
-        MAX_SYSTEM_PACKAGES, MAX_TAGS, Placement, Requirement, Scaling, Spec,
+        self, Configuration, Entrypoint, Environment, HealthCheck, MAX_CUSTOM_METRICS,
+        MAX_REQUIREMENTS, MAX_SYSTEM_PACKAGES, MAX_TAGS, Placement, Requirement, Scaling, Spec,
     },
     artifact::{self, Limits},
     log::Level,
@@ -67,7 +67,7 @@ struct AgentMetadata {
 
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "see DeployRequest")]
-struct AgentCode {
+pub(super) struct AgentCode {
     /// Base64 (standard or URL-safe, white space allowed) of one Python file or of a zip.
     #[schema(content_encoding = "base64")]
     source_code: String,
@@ -229,29 +229,7 @@ fn walk(
         agent::tag(tag).map(|()| tag.to_owned())
     });
 
-    let source = root.needed_object("agent_code");
-    let code = source.needed_text("source_code").and_then(|text| {
-        decode(text)
-            .map_err(|what| source.fault("source_code", what))
-            .ok()
-    });
-    let found = code
-        .as_deref()
-        .and_then(|code| match artifact::inspect(code, limits) {
-            Ok(artifact) => Some(artifact.requirements),
-            Err(all) => {
-                all.iter()
-                    .for_each(|what| source.fault("source_code", what));
-                None
-            }
-        });
-    let dependencies = source.object("dependencies");
-    let named: Vec<Requirement> = dependencies.texts("python", MAX_REQUIREMENTS, str::parse);
-    let system = dependencies.texts("system", MAX_SYSTEM_PACKAGES, |name| {
-        agent::system_package(name).map(|()| name.to_owned())
-    });
-    let entrypoint = source.needed_parsed("entrypoint");
-    let configuration = configuration(&source.object("configuration"));
+    let code = code(&root.needed_object("agent_code"), limits);
 
     let config = root.object("deployment_config");
     let environment = config
@@ -290,17 +268,17 @@ fn walk(
     });
     let log_level = metrics.parsed("log_level").unwrap_or(Level::Info);
 
-    let python = if named.is_empty() { found? } else { named };
+    let code = code?;
     let spec = Spec {
         agent_id: agent_id?,
         name: name?.to_owned(),
         version: version?,
         description: description.to_owned(),
         tags,
-        entrypoint: entrypoint?,
-        python,
-        system,
-        configuration,
+        entrypoint: code.entrypoint,
+        python: code.python,
+        system: code.system,
+        configuration: code.configuration,
         environment,
         scaling,
         placement,
@@ -309,7 +287,50 @@ fn walk(
         log_level,
         isolation,
     };
-    Some((spec, variables, code?))
+    Some((spec, variables, code.bytes))
+}
+
+/// What runs, and within which limits.
+#[derive(Debug)]
+pub struct Code {
+    pub bytes: Vec<u8>,
+    pub entrypoint: Entrypoint,
+    pub python: Vec<Requirement>,
+    pub system: Vec<String>,
+    pub configuration: Configuration,
+}
+
+pub fn code(source: &Fields<'_>, limits: Limits) -> Option<Code> {
+    let code = source.needed_text("source_code").and_then(|text| {
+        decode(text)
+            .map_err(|what| source.fault("source_code", what))
+            .ok()
+    });
+    let found = code
+        .as_deref()
+        .and_then(|code| match artifact::inspect(code, limits) {
+            Ok(artifact) => Some(artifact.requirements),
+            Err(all) => {
+                all.iter()
+                    .for_each(|what| source.fault("source_code", what));
+                None
+            }
+        });
+    let dependencies = source.object("dependencies");
+    let named: Vec<Requirement> = dependencies.texts("python", MAX_REQUIREMENTS, str::parse);
+    let system = dependencies.texts("system", MAX_SYSTEM_PACKAGES, |name| {
+        agent::system_package(name).map(|()| name.to_owned())
+    });
+    let entrypoint = source.needed_parsed("entrypoint");
+    let configuration = configuration(&source.object("configuration"));
+
+    Some(Code {
+        bytes: code?,
+        entrypoint: entrypoint?,
+        python: if named.is_empty() { found? } else { named },
+        system,
+        configuration,
+    })
 }
 
 fn checked(fields: &Fields<'_>, name: &str, result: Result<(), String>) -> bool {

@@ -1,15 +1,14 @@
 //! GET /agents/{id}/deployments/{deployment_id}. A deletion's is readable after its agent is gone.
 
+use super::rollout::RolloutDocument;
 use crate::{
-    app::App, door, door::Who, error::Answer, monitor, monitor::Ends, openapi, params::Path,
-    respond,
+    app::App, door::Who, error::Answer, monitor, monitor::Ends, openapi, params::Path, respond,
 };
 use axum::{extract::State, response::Response};
 use domain::{
-    Error, Timestamp,
+    Timestamp,
     deployment::{Kind, Phase, PhaseRecord, PhaseStatus, Status},
     health::{Health, worst},
-    id::DeploymentId,
     instance::State as InstanceState,
 };
 use serde::Serialize;
@@ -31,9 +30,10 @@ pub struct DeploymentStatus {
     /// The one that runs, comes next or failed; the last one when all are done.
     #[schema(schema_with = openapi::phase)]
     current_phase: Option<Phase>,
-    /// Why it failed or was superseded.
+    /// Why it failed, went back or was superseded.
     reason: Option<String>,
     phases: Vec<PhaseLine>,
+    rollout: RolloutDocument,
     health: DeploymentHealth,
     performance: DeploymentPerformance,
     #[schema(schema_with = openapi::time)]
@@ -89,21 +89,11 @@ struct DeploymentPerformance {
 pub async fn get(
     State(app): State<App>,
     who: Who,
-    Path((agent_id, deployment_id)): Path<(String, String)>,
+    Path(path): Path<(String, String)>,
 ) -> Answer<Response> {
-    let agent_id = door::reach(&who, &agent_id)?;
     let account = &who.key.account;
-    let missing = || {
-        Error::not_found(format!(
-            "deployment {} of agent {agent_id}",
-            domain::text::quote(&deployment_id)
-        ))
-    };
-    let id: DeploymentId = deployment_id.parse().map_err(|_| missing())?;
-    let found = app.store.deployment(account, &id).await?;
-    let one = found
-        .filter(|one| one.agent_id == agent_id)
-        .ok_or_else(missing)?;
+    let one = super::found(&app, &who, &path).await?;
+    let agent_id = one.agent_id.clone();
     let now = app.store.now();
     let version = match &one.version_id {
         Some(id) => app.store.version(account, id).await?,
@@ -136,6 +126,7 @@ pub async fn get(
             .or(state.phases.last())
             .map(|phase| phase.name),
         reason: state.reason.clone(),
+        rollout: state.rollout.clone().into(),
         health: DeploymentHealth {
             overall_status: worst(checks.iter().map(|check| check.status)),
             checks,

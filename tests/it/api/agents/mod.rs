@@ -5,4 +5,6 @@ mod get;
 mod instances;
 mod list;
 mod logs;
+mod rollback;
+mod update;
 mod versions;

@@ -1,0 +1,21 @@
+//! POST /agents/{id}/deployments/{deployment_id}/promote.
+
+use super::order::{Ordered, order};
+use crate::{app::App, door::Who, error::Answer, params::Path};
+use axum::{extract::State, response::Response};
+use domain::rollout::Order;
+
+/// Promote a deployment
+///
+/// A canary moves all callers without waiting further; a watch ends; a paused one goes on.
+#[utoipa::path(post, path = "/api/v1/agents/{agent_id}/deployments/{deployment_id}/promote", operation_id = "promote_deployment", tag = "deployments",
+    params(("agent_id" = String, Path), ("deployment_id" = String, Path)),
+    responses((status = 202, body = Ordered, description = "Ordered; its document shows what comes of it"),
+        (status = 409, description = "It is not in a state for that; the message says why (`CONFLICT`)")))]
+pub async fn promote(
+    State(app): State<App>,
+    who: Who,
+    Path(path): Path<(String, String)>,
+) -> Answer<Response> {
+    order(&app, &who, path, Order::Promote).await
+}

@@ -1,0 +1,167 @@
+//! Rollouts on bad days.
+
+use phalanx_tests::{
+    Cluster, Options, json,
+    rollouts::{Load, source, update},
+};
+use std::sync::{Arc, atomic::AtomicU32};
+
+#[tokio::test]
+async fn a_version_that_imports_but_never_becomes_healthy_moves_nobody() {
+    let options = Options::default().set("PHALANX__EXECUTOR__START_S", "2");
+    let cluster = Cluster::start_with(options).await;
+    let client = &cluster.client;
+    client
+        .deploy_source("mine", &source("1", "pass"), json!({}))
+        .await;
+    let hangs = "import time\ntime.sleep(600)\ndef handler(input): return {'v': '2'}\n";
+    for (version, strategy) in [
+        ("2.0.0", "blue_green"),
+        ("2.0.1", "canary"),
+        ("2.0.2", "rolling"),
+    ] {
+        let path = client
+            .update("mine", version, &update(strategy, hangs, json!({})))
+            .await;
+        let end = client.deployment_status(&path, "failed").await;
+        assert_eq!(end["rollout"]["traffic_percentage"], 0.0, "{end:#}");
+        assert_eq!(client.output("mine", json!({})).await["v"], "1");
+    }
+}
+
+#[tokio::test]
+async fn one_that_fails_every_call_goes_back_as_canary_and_within_its_watch_time() {
+    let cluster = Cluster::start().await;
+    let client = &cluster.client;
+    client
+        .deploy_source("mine", &source("1", "pass"), json!({}))
+        .await;
+    let fails = "def handler(input):\n    raise RuntimeError('no')\n";
+    let canary = json!({"canary_config": {"traffic_percentage": 50, "duration": 60}});
+    for (version, body) in [
+        ("2.0.0", update("canary", fails, canary)),
+        ("2.0.1", update("blue_green", fails, json!({}))),
+    ] {
+        let epoch = Arc::new(AtomicU32::new(0));
+        let load = Load::start(client, "mine", (20, 40), &epoch);
+        let path = client.update("mine", version, &body).await;
+        let end = client.deployment_status(&path, "rolled_back").await;
+        assert!(
+            end["reason"]
+                .as_str()
+                .is_some_and(|why| why.contains("error_rate") || why.contains("error rate")),
+            "{end:#}"
+        );
+        let seen = load.end().await;
+        assert!(seen.failed >= 5 && seen.refused.is_empty(), "{seen:?}");
+        assert_eq!(client.output("mine", json!({})).await["v"], "1");
+        let figures = &end["rollout"]["version"];
+        assert!(
+            figures["failed"].as_u64().is_some_and(|failed| failed >= 5),
+            "{end:#}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_canary_without_traffic_holds_and_a_newer_deployment_takes_over() {
+    let options = Options::default().set("PHALANX__DEPLOYER__WATCH_S", "0");
+    let cluster = Cluster::start_with(options).await;
+    let client = &cluster.client;
+    client
+        .deploy_source("mine", &source("1", "pass"), json!({}))
+        .await;
+    let canary = json!({"canary_config": {"traffic_percentage": 50, "duration": 0}});
+    let path = client
+        .update(
+            "mine",
+            "2.0.0",
+            &update("canary", &source("2", "pass"), canary),
+        )
+        .await;
+    let held = client
+        .deployment_until(&path, "it is judged", |document| {
+            document["rollout"]["verdicts"][0]["outcome"] == "not_enough_data"
+        })
+        .await;
+    let judged_at = held["rollout"]["verdicts"][0]["at"].clone();
+    // Several looks later it stands where it stood.
+    let held = client
+        .deployment_until(&path, "it is judged again", |document| {
+            document["rollout"]["verdicts"][0]["at"].as_str() > judged_at.as_str()
+        })
+        .await;
+    assert_eq!(
+        (&held["status"], &held["current_phase"]),
+        (&json!("deploying"), &json!("canary"))
+    );
+    let next = client
+        .update(
+            "mine",
+            "3.0.0",
+            &update("rolling", &source("3", "pass"), json!({})),
+        )
+        .await;
+    let end = client.deployment_status(&path, "superseded").await;
+    assert!(
+        end["reason"]
+            .as_str()
+            .is_some_and(|why| why.contains("took over")),
+        "{end:#}"
+    );
+    let end = client.deployment_status(&next, "deployed").await;
+    assert_eq!(end["rollout"]["baseline_version"], "1.0.0", "{end:#}");
+    assert_eq!(client.output("mine", json!({})).await["v"], "3");
+}
+
+#[tokio::test]
+async fn a_canary_slower_by_three_tenths_goes_back_and_a_sound_one_passes() {
+    let options = Options::default().set("PHALANX__DEPLOYER__WATCH_S", "0");
+    let cluster = Cluster::start_with(options).await;
+    let client = &cluster.client;
+    client
+        .deploy_source("mine", &source("1", "time.sleep(0.1)"), json!({}))
+        .await;
+    let canary = json!({"canary_config": {"traffic_percentage": 40, "duration": 0}});
+    let epoch = Arc::new(AtomicU32::new(0));
+    // Slower than the measured difference of a busy machine: the version sleeps a third longer.
+    let long = json!({"canary_config": {"traffic_percentage": 40, "duration": 60}});
+    let load = Load::start(client, "mine", (20, 40), &epoch);
+    let path = client
+        .update(
+            "mine",
+            "2.0.0",
+            &update("canary", &source("2", "time.sleep(0.135)"), long),
+        )
+        .await;
+    let end = client.deployment_status(&path, "rolled_back").await;
+    assert!(
+        end["reason"]
+            .as_str()
+            .is_some_and(|why| why.contains("its p")),
+        "{end:#}"
+    );
+    let path = client
+        .update(
+            "mine",
+            "3.0.0",
+            &update("canary", &source("3", "time.sleep(0.1)"), canary),
+        )
+        .await;
+    let end = client.deployment_status(&path, "deployed").await;
+    let verdicts = end["rollout"]["verdicts"].as_array().expect("a list");
+    let last = verdicts.last().expect("a verdict");
+    assert_eq!(last["outcome"], "pass", "{end:#}");
+    for side in ["version", "baseline"] {
+        assert!(
+            last[side]["samples"].as_u64().is_some_and(|n| n >= 30),
+            "{end:#}"
+        );
+        assert!(
+            last[side]["p95_ms"].is_number() && last[side]["error_rate"] == 0.0,
+            "{end:#}"
+        );
+    }
+    let seen = load.end().await;
+    assert!(seen.refused.is_empty() && seen.failed == 0, "{seen:?}");
+}
