@@ -117,7 +117,10 @@ pub async fn cells_are_written_with_their_position(store: &Store) -> Result<()> 
             .write_cells(&lease, &position, &position, &more)
             .await?
     );
-    assert_eq!(store.cells(&[minute.clone()]).await?[&minute], twice);
+    assert_eq!(
+        store.cells(std::slice::from_ref(&minute)).await?[&minute],
+        twice
+    );
     Ok(())
 }
 
