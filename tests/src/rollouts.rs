@@ -43,6 +43,16 @@ impl Client {
         format!("/api/v1/agents/{id}/deployments/{deployment}")
     }
 
+    /// Deploys `mine`, whose version 1.0.0 answers "1", and begins to give half of its callers to 2.0.0, which answers "2"; the
+    /// path of that deployment.
+    pub async fn half_a_canary(&self, minutes: u32) -> String {
+        self.deploy_source("mine", &source("1", "pass"), json!({}))
+            .await;
+        let canary = json!({"canary_config": {"traffic_percentage": 50, "duration": minutes}});
+        let body = update("canary", &source("2", "pass"), canary);
+        self.update("mine", "2.0.0", &body).await
+    }
+
     /// Waits until a deployment's document is as `wanted` says.
     pub async fn deployment_until(
         &self,

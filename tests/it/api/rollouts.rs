@@ -68,17 +68,7 @@ async fn a_canary_without_traffic_holds_and_a_newer_deployment_takes_over() {
     let options = Options::default().set("PHALANX__DEPLOYER__WATCH_S", "0");
     let cluster = Cluster::start_with(options).await;
     let client = &cluster.client;
-    client
-        .deploy_source("mine", &source("1", "pass"), json!({}))
-        .await;
-    let canary = json!({"canary_config": {"traffic_percentage": 50, "duration": 0}});
-    let path = client
-        .update(
-            "mine",
-            "2.0.0",
-            &update("canary", &source("2", "pass"), canary),
-        )
-        .await;
+    let path = client.half_a_canary(0).await;
     let held = client
         .deployment_until(&path, "it is judged", |document| {
             document["rollout"]["verdicts"][0]["outcome"] == "not_enough_data"

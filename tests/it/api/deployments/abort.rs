@@ -1,25 +1,12 @@
 //! POST /agents/{id}/deployments/{deployment_id}/abort
 
-use phalanx_tests::{
-    Cluster, json,
-    rollouts::{source, update},
-};
+use phalanx_tests::{Cluster, json, rollouts::update};
 
 #[tokio::test]
 async fn callers_go_back_and_nothing_of_it_is_left() {
     let cluster = Cluster::start().await;
     let client = &cluster.client;
-    client
-        .deploy_source("mine", &source("1", "pass"), json!({}))
-        .await;
-    let canary = json!({"canary_config": {"traffic_percentage": 50, "duration": 60}});
-    let path = client
-        .update(
-            "mine",
-            "2.0.0",
-            &update("canary", &source("2", "pass"), canary),
-        )
-        .await;
+    let path = client.half_a_canary(60).await;
     client.share(&path, 50.0).await;
     assert_eq!(client.order(&path, "abort").await.status, 202);
     let end = client.deployment_status(&path, "rolled_back").await;

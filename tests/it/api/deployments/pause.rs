@@ -1,26 +1,13 @@
 //! POST /agents/{id}/deployments/{deployment_id}/pause
 
-use phalanx_tests::{
-    Cluster, json,
-    rollouts::{source, update},
-};
+use phalanx_tests::{Cluster, json};
 
 #[tokio::test]
 async fn callers_stay_where_they_are() {
     let cluster = Cluster::start().await;
     let client = &cluster.client;
-    client
-        .deploy_source("mine", &source("1", "pass"), json!({}))
-        .await;
     // Nothing but the pause keeps it from taking all of the callers.
-    let canary = json!({"canary_config": {"traffic_percentage": 50, "duration": 0}});
-    let path = client
-        .update(
-            "mine",
-            "2.0.0",
-            &update("canary", &source("2", "pass"), canary),
-        )
-        .await;
+    let path = client.half_a_canary(0).await;
     assert_eq!(client.order(&path, "pause").await.status, 202);
     let paused = |document: &phalanx_tests::Value| {
         document["rollout"]["paused"]
