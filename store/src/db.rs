@@ -1,7 +1,7 @@
 //! The two engines behind one handle.
 //!
 //! SQLite: one writes at a time (the engine allows no more, and whoever waits here waits in order), some read; WAL, so that
-//! readers never wait for a writer. Postgres: one pool does both. Beside the pools, the group commit has connections of its own:
+//! readers never wait for a writer. Postgres: one pool does both. Beside the pools, the group commit has a connection of its own:
 //! a pool's are asked whether they live whenever they are taken and given back.
 
 use crate::{blobs::Blobs, clock::Clock, seal::Secrets, write::Writer};
@@ -94,7 +94,7 @@ impl Store {
             clock.measure(pool).await.map_err(failed)?;
             tasks.spawn(clock.clone().keep(pool.clone()));
         }
-        let writer = Writer::start(&db);
+        let writer = Writer::start(db.clone());
         Ok(Self {
             db,
             writer,

@@ -1,4 +1,4 @@
-//! One connection of the group commit and the statements of a batch on it.
+//! The connection of the group commit and the statements of a batch on it.
 
 use super::{Batch, Changed};
 use crate::{
@@ -7,7 +7,7 @@ use crate::{
     logs::Entry,
 };
 use domain::Result;
-use sqlx::{Connection, Executor, PgConnection, SqliteConnection};
+use sqlx::{Connection as _, Executor, PgConnection, SqliteConnection};
 use std::{
     collections::{HashMap, HashSet},
     time::Instant,
@@ -15,14 +15,11 @@ use std::{
 
 /// Rows in one statement, the largest of [`statements::SIZES`].
 const ROWS: usize = 64;
-/// Commits that Postgres has in hand at once from one process; SQLite has one. By bench/run on two cores, three make smaller batches
-/// and a quarter less of them a second.
-const PG_LANES: usize = 1;
 /// Rows are found by their key. A plan that Postgres made while the table was small, and keeps, would read all of it.
 const BY_KEY: &str =
     "SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off";
 
-pub(super) struct Lane {
+pub(super) struct Connection {
     db: Db,
     open: Option<Open>,
     used: Instant,
@@ -42,14 +39,7 @@ impl Open {
     }
 }
 
-impl Lane {
-    pub fn most(db: &Db) -> usize {
-        match db {
-            Db::Lite { .. } => 1,
-            Db::Pg(_) => PG_LANES,
-        }
-    }
-
+impl Connection {
     /// Connects when there is something to write.
     pub fn new(db: Db) -> Self {
         Self {
