@@ -25,7 +25,10 @@ use tokio::{
     sync::{Semaphore, SemaphorePermit, watch},
     time::Instant,
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{AbortOnDropHandle, TaskTracker},
+};
 use tracing::Instrument;
 
 /// Log lines of a running phase are recorded at most so often.
@@ -202,10 +205,11 @@ impl Drive {
 
     async fn deployment(&self, row: Deployment, slot: SemaphorePermit<'_>) -> Result<Left> {
         let inner = &self.driver.0;
-        let mut job = Job::new(&self.driver, row.clone(), None);
-        if let Some(version) = &row.version_id {
-            job.version = inner.deps.store.version(&row.account, version).await?;
-        }
+        let version = match &row.version_id {
+            Some(version) => inner.deps.store.version(&row.account, version).await?,
+            None => None,
+        };
+        let job = Arc::new(Job::new(&self.driver, row.clone(), version));
         let span = spans::deployment(&inner.traces, &row);
         let mut record = Record::new(inner.deps.store.clone(), row);
         let left = self
@@ -218,7 +222,7 @@ impl Drive {
 
     async fn phases(
         &self,
-        job: &Job,
+        job: &Arc<Job>,
         record: &mut Record,
         slot: SemaphorePermit<'_>,
     ) -> Result<Left> {
@@ -335,24 +339,50 @@ impl Drive {
         Ok(Orders::of(words))
     }
 
-    /// Runs a phase and records what it says meanwhile.
-    async fn phase(&self, phase: Phase, job: &Job, record: &mut Record) -> Result<Ran> {
+    /// Runs a phase and records what it says meanwhile. The phase is a task of its own: it may wait in the turn for the database,
+    /// and must get on when the turn is its, while this one waits to record.
+    async fn phase(&self, phase: Phase, job: &Arc<Job>, record: &mut Record) -> Result<Ran> {
         let begun = Instant::now();
-        let deadline = begun + phases::limit(phase, job);
         let span = spans::phase(phase);
-        let running = within(deadline, phase, job).instrument(span.clone());
-        let mut running = std::pin::pin!(running);
+        let running = within(begun, phase, Arc::clone(job)).instrument(span.clone());
+        let mut running = AbortOnDropHandle::new(tokio::spawn(running));
+        let ran = self.beside(&mut running, job, record).await?;
+        match &ran {
+            Ran::Done(done) => {
+                self.driver
+                    .0
+                    .meter
+                    .ran(phase, done.is_ok(), begun.elapsed());
+                if let Err(error) = done {
+                    spans::failed(&span, error);
+                }
+            }
+            // What comes next must not meet it.
+            Ran::Overtaken | Ran::Aborted | Ran::Away => {
+                running.abort();
+                running.await.ok();
+            }
+        }
+        Ok(ran)
+    }
+
+    /// Until the phase has run, or shall not.
+    async fn beside(
+        &self,
+        running: &mut AbortOnDropHandle<Result<()>>,
+        job: &Job,
+        record: &mut Record,
+    ) -> Result<Ran> {
         let mut ticks = tokio::time::interval_at(Instant::now() + RECORD_EVERY, RECORD_EVERY);
         let mut looked = Instant::now();
         loop {
             tokio::select! {
-                done = &mut running => {
-                    let meter = &self.driver.0.meter;
-                    meter.ran(phase, done.is_ok(), begun.elapsed());
-                    if let Err(error) = &done {
-                        spans::failed(&span, error);
-                    }
-                    return Ok(Ran::Done(done));
+                done = &mut *running => {
+                    return Ok(match done {
+                        Ok(done) => Ran::Done(done),
+                        Err(error) if error.is_cancelled() => Ran::Away,
+                        Err(error) => Ran::Done(Err(Error::internal("a phase panicked").because(error))),
+                    });
                 }
                 () = self.driver.0.stop.cancelled() => return Ok(Ran::Away),
                 () = job.notes.unsaved.notified() => {}
@@ -431,7 +461,9 @@ fn abort(state: &State, by: &str) -> Option<Vec<Input>> {
 }
 
 /// A phase is idempotent, so what was away is tried again, as a whole, until the deadline.
-async fn within(deadline: Instant, phase: Phase, job: &Job) -> Result<()> {
+async fn within(begun: Instant, phase: Phase, job: Arc<Job>) -> Result<()> {
+    let job = job.as_ref();
+    let deadline = begun + phases::limit(phase, job);
     let mut wait = BACKOFF.0;
     let mut last = None;
     loop {

@@ -66,7 +66,9 @@ macro_rules! write {
             $crate::db::Db::Lite {
                 write: $pool, turn, ..
             } => {
-                let _turn = turn.lock().await;
+                let _turn = tokio::time::timeout($crate::db::WAIT, turn.lock())
+                    .await
+                    .map_err(|_| $crate::db::failed(sqlx::Error::PoolTimedOut))?;
                 $body
             }
             $crate::db::Db::Pg($pool) => $body,

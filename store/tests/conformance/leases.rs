@@ -75,6 +75,24 @@ pub async fn of_many_that_race_one_holds_it(store: &Store) -> Result<()> {
     Ok(())
 }
 
+/// Who holds the turn to write and does not get on keeps nobody waiting for ever.
+pub async fn a_writer_that_stands_still_is_not_waited_for(store: &Store) -> Result<()> {
+    let mut still = Box::pin(store.acquire("still", "one", LONG));
+    assert!(futures::poll!(still.as_mut()).is_pending());
+    let behind = tokio::time::timeout(LONG, store.acquire("behind", "two", LONG));
+    let behind = behind.await.expect("an answer");
+    assert!(
+        behind.as_ref().map_or_else(
+            |error| error.kind == domain::Kind::Unavailable,
+            Option::is_some
+        ),
+        "{behind:?}"
+    );
+    drop(still);
+    assert!(store.acquire("after", "two", LONG).await?.is_some());
+    Ok(())
+}
+
 pub async fn held_while_renewed_and_given_back(store: &Store) -> Result<()> {
     let one = store.acquire("keeper", "one", SHORT).await?.expect("free");
     // Renewed over several of its lives, nobody else gets it.

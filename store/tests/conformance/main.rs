@@ -95,6 +95,7 @@ conformance! {
         environments_are_sealed_and_audits_kept;
     leases:
         of_many_that_race_one_holds_it,
+        a_writer_that_stands_still_is_not_waited_for,
         held_while_renewed_and_given_back,
         who_was_overtaken_writes_nothing,
         who_held_it_too_long_writes_nothing,
