@@ -345,7 +345,7 @@ impl Drive {
         let begun = Instant::now();
         let span = spans::phase(phase);
         let running = within(begun, phase, Arc::clone(job)).instrument(span.clone());
-        let mut running = AbortOnDropHandle::new(tokio::spawn(running));
+        let mut running = AbortOnDropHandle::new(self.driver.0.tasks.spawn(running));
         let ran = self.beside(&mut running, job, record).await?;
         match &ran {
             Ran::Done(done) => {
