@@ -253,6 +253,7 @@ fn migrator() -> Migrator {
         (5, "rollups", include_str!("../migrations/0005_rollups.sql")),
         (7, "health", include_str!("../migrations/0007_health.sql")),
         (8, "keys", include_str!("../migrations/0008_keys.sql")),
+        (14, "listed", include_str!("../migrations/0014_listed.sql")),
     ];
     let migrations = texts.into_iter().map(|(version, name, text)| {
         let text = sqlx::SqlStr::from_static(text);

@@ -211,8 +211,9 @@ pub(crate) fn list_sql<'a>(columns: impl Iterator<Item = &'a str>) -> (String, S
         .enumerate()
         .map(|(at, column)| format!(" AND {column} = ${}", at + 7))
         .collect();
-    let condition =
-        format!("account = $1 AND agent_id = $2 AND accepted_at >= $3 AND accepted_at < $4{more}");
+    let condition = format!(
+        "account = $1 AND agent_id = $2 AND accepted_at >= 0 AND accepted_at >= $3 AND accepted_at < $4{more}"
+    );
     (
         format!(
             "SELECT {COLUMNS} FROM executions WHERE {condition} ORDER BY accepted_at DESC, id DESC LIMIT $5 OFFSET $6"
@@ -220,6 +221,12 @@ pub(crate) fn list_sql<'a>(columns: impl Iterator<Item = &'a str>) -> (String, S
         format!(
             "SELECT COUNT(*) FROM (SELECT 1 FROM executions WHERE {condition} LIMIT $5 OFFSET $6) AS all_of_them"
         ),
+    )
+}
+
+pub(crate) fn one_sql() -> String {
+    format!(
+        "SELECT {COLUMNS}, output FROM executions WHERE account = $1 AND agent_id = $2 AND id = $3"
     )
 }
 
@@ -272,9 +279,7 @@ impl Store {
     }
 
     pub async fn execution(&self, key: &Key) -> Result<Option<Execution>> {
-        let sql = sqlx::AssertSqlSafe(format!(
-            "SELECT {COLUMNS}, output FROM executions WHERE account = $1 AND agent_id = $2 AND id = $3"
-        ));
+        let sql = sqlx::AssertSqlSafe(one_sql());
         let (account, agent, id) = key.words();
         read!(self, pool => {
             let row = sqlx::query(sql).bind(account).bind(agent).bind(id).fetch_optional(pool).await.map_err(failed)?;

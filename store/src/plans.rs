@@ -1,4 +1,4 @@
-//! What every execution costs must not grow with how many there are: SQLite's plans for the statements on its path.
+//! What every execution costs must not grow with how many there are: the plans for the statements on its path.
 
 use crate::{
     Config, Secrets, Store,
@@ -12,7 +12,10 @@ use domain::{
     id::{BootId, NodeId, VersionId},
 };
 use serde_json::value::RawValue;
-use sqlx::{Row, SqlitePool};
+use sqlx::{
+    Arguments as _, AssertSqlSafe, Connection as _, Execute as _, Executor as _, PgConnection,
+    Postgres, QueryBuilder, Row, SqlitePool, postgres::PgArguments,
+};
 
 fn key(n: usize) -> Key {
     Key {
@@ -213,4 +216,121 @@ async fn nothing_on_the_path_of_an_execution_scans_the_executions() {
     }
     store.close().await;
     std::fs::remove_dir_all(directory).expect("the directory");
+}
+
+async fn pg_plan(connection: &mut PgConnection, sql: &str, arguments: PgArguments) -> String {
+    let sql = AssertSqlSafe(format!("EXPLAIN {sql}"));
+    let query = sqlx::query_with(sql, arguments).persistent(false);
+    let rows = query.fetch_all(connection).await.expect("a plan");
+    let steps = rows.iter().map(|row| row.get::<String, _>(0));
+    steps.collect::<Vec<_>>().join("\n")
+}
+
+async fn built(connection: &mut PgConnection, mut statement: QueryBuilder<Postgres>) -> String {
+    let mut query = statement.build();
+    let arguments = query.take_arguments().expect("arguments");
+    let sql = query.sql();
+    pg_plan(connection, sql.as_str(), arguments.unwrap_or_default()).await
+}
+
+/// Postgres knows nothing of a table that was never analyzed, and a connection keeps the plan that it made then.
+#[tokio::test]
+async fn postgres_finds_an_execution_by_its_key_whatever_it_knows() {
+    let url = std::env::var("PHALANX_TEST_POSTGRES_URL").expect("tests/run starts a Postgres");
+    let schema = format!("plans_{}", uuid::Uuid::now_v7().as_simple());
+    let mut connection = PgConnection::connect(&url).await.expect("connects");
+    let schemas = |verb: &str, how: &str| AssertSqlSafe(format!("{verb} SCHEMA {schema} {how}"));
+    let made = connection.execute(schemas("CREATE", "")).await;
+    made.expect("a schema");
+    let mark = if url.contains('?') { '&' } else { '?' };
+    let config = Config::Postgres {
+        url: format!("{url}{mark}options=-csearch_path%3D{schema}"),
+        connections: 2,
+    };
+    let store = Store::open(&config, Secrets::new(&[7; 32]).expect("32 bytes"))
+        .await
+        .expect("opens");
+    let path = AssertSqlSafe(format!("SET search_path = {schema}"));
+    connection.execute(path).await.expect("a path");
+    // Nobody analyzes it meanwhile.
+    let alone = "ALTER TABLE executions SET (autovacuum_enabled = off)";
+    connection.execute(alone).await.expect("altered");
+
+    let start = Start {
+        key: key(1),
+        attempt: 1,
+        at: Timestamp(1),
+        holder: Holder {
+            node_id: NodeId::from_uuid(uuid::Uuid::nil()),
+            boot_id: BootId::from_uuid(uuid::Uuid::nil()),
+        },
+    };
+    let progress = Progress {
+        key: key(1),
+        attempt: 1,
+        percent: 1.0,
+    };
+    let starts = vec![start.clone(); 24];
+    let ends: Vec<End> = (0..24).map(end).collect();
+    let mut count = 0;
+    for more in [0, 300, 20_000] {
+        for from in (count..count + more).step_by(100) {
+            let rows: Vec<New> = (from..from + 100).map(new).collect();
+            let mut statement = New::statement::<Postgres>(rows.iter());
+            let inserted = statement.build().execute(&mut connection).await;
+            inserted.expect("inserts");
+        }
+        count += more;
+        let group = [
+            ("start one", Start::statement(std::iter::once(&start))),
+            ("start many", Start::statement(starts.iter())),
+            ("end one", End::statement(std::iter::once(&ends[0]))),
+            ("end many", End::statement(ends.iter())),
+            ("progress", progress.statement()),
+        ];
+        for (name, statement) in group {
+            // As the group commit's connection is set.
+            let set = connection.execute(crate::write::BY_KEY).await;
+            set.expect("settings");
+            let steps = built(&mut connection, statement).await;
+            assert!(by_key(&steps), "{name}, {count} rows:\n{steps}");
+            connection.execute("RESET ALL").await.expect("settings");
+            let path = AssertSqlSafe(format!("SET search_path = {schema}"));
+            connection.execute(path).await.expect("a path");
+        }
+        let one = words(&["a", "agent-1", "e1"], &[]);
+        let steps = pg_plan(&mut connection, &executions::one_sql(), one).await;
+        assert!(
+            count == 0 || by_key(&steps),
+            "read one, {count} rows:\n{steps}"
+        );
+        let (page, _) = executions::list_sql(std::iter::empty());
+        let arguments = words(&["a", "agent-1"], &[0, i64::MAX, 10, 0]);
+        let steps = pg_plan(&mut connection, &page, arguments).await;
+        assert!(
+            count < 1000 || steps.contains("executions_listed"),
+            "page, {count} rows:\n{steps}"
+        );
+    }
+    store.close().await;
+    let dropped = connection.execute(schemas("DROP", "CASCADE")).await;
+    dropped.expect("dropped");
+}
+
+fn words(words: &[&str], numbers: &[i64]) -> PgArguments {
+    let mut arguments = PgArguments::default();
+    for word in words {
+        arguments.add(*word).expect("added");
+    }
+    for number in numbers {
+        arguments.add(*number).expect("added");
+    }
+    arguments
+}
+
+fn by_key(steps: &str) -> bool {
+    steps.contains("executions_pkey")
+        && !["executions_listed", "executions_open", "Seq Scan"]
+            .iter()
+            .any(|other| steps.contains(other))
 }

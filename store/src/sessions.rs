@@ -28,13 +28,13 @@ impl Store {
         offset: u32,
         limit: u32,
     ) -> Result<(Vec<Session>, u64)> {
-        let sql = "SELECT s.session_id, (SELECT version_id FROM executions WHERE account = $1 AND agent_id = $2 AND accepted_at = s.last_at \
+        let sql = "SELECT s.session_id, (SELECT version_id FROM executions WHERE account = $1 AND agent_id = $2 AND accepted_at >= 0 AND accepted_at = s.last_at \
              AND session_id = s.session_id ORDER BY id DESC LIMIT 1), s.executions, s.unfinished, s.first_at, s.last_at \
              FROM (SELECT session_id, COUNT(*) AS executions, \
              CAST(SUM(CASE WHEN completed_at IS NULL THEN 1 ELSE 0 END) AS BIGINT) AS unfinished, MIN(accepted_at) AS first_at, \
-             MAX(accepted_at) AS last_at FROM executions WHERE account = $1 AND agent_id = $2 AND accepted_at >= $3 \
+             MAX(accepted_at) AS last_at FROM executions WHERE account = $1 AND agent_id = $2 AND accepted_at >= 0 AND accepted_at >= $3 \
              AND session_id IS NOT NULL GROUP BY session_id) s ORDER BY s.last_at DESC, s.session_id LIMIT $4 OFFSET $5";
-        let count = "SELECT COUNT(DISTINCT session_id) FROM executions WHERE account = $1 AND agent_id = $2 AND accepted_at >= $3";
+        let count = "SELECT COUNT(DISTINCT session_id) FROM executions WHERE account = $1 AND agent_id = $2 AND accepted_at >= 0 AND accepted_at >= $3";
         let rows: Vec<(String, String, i64, i64, i64, i64)> =
             read!(self, pool => sqlx::query_as(sql).bind(account.as_str()).bind(agent.as_str())
             .bind(from.0).bind(i64::from(limit)).bind(i64::from(offset)).fetch_all(pool).await)
@@ -69,7 +69,7 @@ impl Store {
         agent: &AgentId,
         session: &str,
     ) -> Result<bool> {
-        let sql = "SELECT EXISTS (SELECT 1 FROM executions WHERE account = $1 AND agent_id = $2 AND session_id = $3) \
+        let sql = "SELECT EXISTS (SELECT 1 FROM executions WHERE account = $1 AND agent_id = $2 AND accepted_at >= 0 AND session_id = $3) \
              OR EXISTS (SELECT 1 FROM instances WHERE account = $1 AND agent_id = $2 AND session_id = $3 AND ended_at IS NULL)";
         let row: (bool,) = read!(self, pool => sqlx::query_as(sql).bind(account.as_str()).bind(agent.as_str()).bind(session).fetch_one(pool).await)
             .map_err(failed)?;
@@ -83,7 +83,7 @@ impl Store {
         agent: &AgentId,
         session: &str,
     ) -> Result<Vec<String>> {
-        let sql = "SELECT id FROM executions WHERE account = $1 AND agent_id = $2 AND session_id = $3 AND status IN ('queued', 'running') ORDER BY accepted_at LIMIT 1000";
+        let sql = "SELECT id FROM executions WHERE account = $1 AND agent_id = $2 AND accepted_at >= 0 AND session_id = $3 AND status IN ('queued', 'running') ORDER BY accepted_at LIMIT 1000";
         let rows: Vec<(String,)> = read!(self, pool => sqlx::query_as(sql).bind(account.as_str()).bind(agent.as_str()).bind(session).fetch_all(pool).await)
             .map_err(failed)?;
         Ok(rows.into_iter().map(|(id,)| id).collect())

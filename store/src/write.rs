@@ -14,6 +14,8 @@ use crate::{
     logs::Entry,
     meter::Counts,
 };
+#[cfg(test)]
+pub(crate) use connection::BY_KEY;
 use connection::Connection;
 use domain::{Error, Kind, Result};
 use std::{collections::HashSet, sync::Arc, time::Instant};

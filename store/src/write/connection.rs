@@ -16,7 +16,7 @@ use std::{
 /// Rows in one statement, the largest of [`statements::SIZES`].
 const ROWS: usize = 64;
 /// Rows are found by their key. A plan that Postgres made while the table was small, and keeps, would read all of it.
-const BY_KEY: &str =
+pub(crate) const BY_KEY: &str =
     "SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off";
 
 pub(super) struct Connection {
