@@ -8,9 +8,11 @@ const SPAN_MS: u64 = 20 * 24 * 3600 * 1000;
 /// Everything of a row but its id and its times.
 const ALIKE: &str = "account, agent_id, version_id, mode, priority, status, body_digest, session_id, caller, options, input, attempt, losses, \
      attempts, node_id, boot_id, instance_id, progress, output, error, duration_ms, queue_ms, cpu_ms, memory_peak_mb, tokens, metrics, logs_dropped";
-/// Everything that is stored is to be counted anew.
+/// Everything that is stored is to be counted anew: said when it is there, or a roller counts nothing and moves on.
 const UNROLL: &str = "UPDATE rollup_position SET at = 0, rev = rev + 1";
 const NO_CELLS: &str = "DELETE FROM rollups";
+/// Both as one transaction of psql.
+const UNCOUNT: &str = "UPDATE rollup_position SET at = 0, rev = rev + 1; DELETE FROM rollups";
 const SQLITE: &str = "\
 import sqlite3, sys
 connection = sqlite3.connect(sys.argv[1], timeout=60, isolation_level=None)
@@ -73,17 +75,12 @@ impl Rows {
         // What either engine would tidy up in its own time is done before anything is measured.
         let (clear, tidy): (&[&str], &[&str]) = match self {
             Self::Lite { .. } => (
-                &[
-                    "DELETE FROM logs",
-                    "DELETE FROM executions",
-                    UNROLL,
-                    NO_CELLS,
-                ],
-                &["PRAGMA wal_checkpoint(TRUNCATE)"],
+                &["DELETE FROM logs", "DELETE FROM executions"],
+                &[UNROLL, NO_CELLS, "PRAGMA wal_checkpoint(TRUNCATE)"],
             ),
             Self::Pg { .. } => (
-                &["TRUNCATE executions, logs", UNROLL, NO_CELLS],
-                &["VACUUM (ANALYZE) executions", "CHECKPOINT"],
+                &["TRUNCATE executions, logs"],
+                &["VACUUM (ANALYZE) executions", "CHECKPOINT", UNCOUNT],
             ),
         };
         let mut statements = vec![copy.as_str()];
