@@ -45,13 +45,10 @@ pub async fn serve(node: &Arc<Node>, pool: &Arc<Pool>, stop: &CancellationToken)
     ));
     node.tasks
         .spawn(take_cancels(Arc::clone(node), cancels, stop.clone()));
-    let spec = &pool.version.spec;
-    // What this node can run at once, so that the rest stays for the others.
-    let slots = pool.picture().envelope.max_instances.max(1) as usize
-        * spec.configuration.concurrent_executions as usize;
     for lane in Priority::ALL {
+        let most = *pool.max_instances().borrow();
         let options = WorkOptions {
-            max_in_flight: (slots + slots.min(LOOK_AHEAD)).min(MOST_IN_HAND),
+            max_in_flight: in_hand(pool, most),
             ack_wait: ACK_WAIT,
             max_deliver: MAX_DELIVER,
         };
@@ -140,10 +137,24 @@ async fn answer(request: Request, reply: &Reply) {
     }
 }
 
+/// What this node can run at once and a little more, so that the rest stays for the others.
+fn in_hand(pool: &Pool, max_instances: u32) -> usize {
+    let concurrent = pool.version.spec.configuration.concurrent_executions as usize;
+    let slots = max_instances.max(1) as usize * concurrent;
+    (slots + slots.min(LOOK_AHEAD)).min(MOST_IN_HAND)
+}
+
 async fn take_work(node: Arc<Node>, pool: Arc<Pool>, mut work: Work, stop: CancellationToken) {
+    let mut most = pool.max_instances();
+    most.mark_changed();
     loop {
         let delivery = tokio::select! {
+            biased;
             () = stop.cancelled() => return,
+            Ok(()) = most.changed() => {
+                work.set_in_flight(in_hand(&pool, *most.borrow_and_update()));
+                continue;
+            }
             delivery = work.next() => delivery,
         };
         let Some(delivery) = delivery else { return };

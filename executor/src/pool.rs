@@ -30,7 +30,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 /// What all pools of an executor share.
@@ -54,6 +54,8 @@ pub struct Pool {
     stop: CancellationToken,
     state: Mutex<State>,
     changed: Notify,
+    /// As the newest order says.
+    max_instances: watch::Sender<u32>,
 }
 
 struct State {
@@ -153,6 +155,7 @@ pub struct Portrait {
 impl Pool {
     pub fn new(version: Arc<Version>, envelope: Envelope, common: Arc<Common>) -> Arc<Self> {
         let waiting = Queue::new(common.queue);
+        let (max_instances, _) = watch::channel(envelope.max_instances);
         let state = State {
             envelope,
             seats: Vec::new(),
@@ -177,6 +180,7 @@ impl Pool {
             stop: CancellationToken::new(),
             state: Mutex::new(state),
             changed: Notify::new(),
+            max_instances,
         })
     }
 
@@ -198,12 +202,18 @@ impl Pool {
         self.state().hands_over = to_others;
     }
 
+    /// How many instances there may be, as orders change it.
+    pub fn max_instances(&self) -> watch::Receiver<u32> {
+        self.max_instances.subscribe()
+    }
+
     /// Takes over a newer order. `false`: it is older than what is known.
     pub fn order(self: &Arc<Self>, envelope: Envelope) -> bool {
         let mut state = self.state();
         if envelope.generation < state.envelope.generation {
             return false;
         }
+        self.max_instances.send_replace(envelope.max_instances);
         state.envelope = envelope;
         // A new order is a new chance.
         state.not_before = None;

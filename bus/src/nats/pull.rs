@@ -38,7 +38,8 @@ const PULL_EXPIRES: Duration = Duration::from_secs(30);
 const HEARTBEAT: Duration = Duration::from_secs(5);
 const SILENCE: Duration = Duration::from_secs(11);
 const PULL_MAX: usize = 1024;
-/// Unacknowledged messages of one subject over all its workers.
+/// Unacknowledged messages of one subject over all its workers: a ceiling that none should meet. What is unacknowledged follows
+/// their free slots, since each pulls for exactly those.
 const MAX_ACK_PENDING: i64 = 65_536;
 /// A consumer that nobody pulls from goes; the messages stay, and the next worker makes it again.
 const CONSUMER_IDLE: Duration = Duration::from_secs(24 * 3600);
