@@ -13,10 +13,14 @@ use domain::{
     rollup::{Cell, Span},
 };
 use proto::v1::{Bucket, QueryReply};
+use std::collections::BTreeMap;
 use store::{
     Store,
     rollups::{Counts, Position, Which},
 };
+
+/// Buckets of a brief answer.
+const GLANCE: i64 = 2;
 
 /// What is asked for.
 #[derive(Debug, Clone, Copy)]
@@ -24,7 +28,7 @@ pub struct Asked<'a> {
     pub account: &'a AccountId,
     pub agent: &'a AgentId,
     pub range: Range,
-    /// Counts and means only: without percentiles and custom metrics.
+    /// Counts and means only, without percentiles and custom metrics; and of the buckets the last [`GLANCE`].
     pub brief: bool,
 }
 
@@ -59,11 +63,10 @@ async fn answer(store: &Store, recent: &Recent, asked: Asked<'_>) -> Result<Quer
         to: range.end,
     };
     kept(store, &recent.position, &which, range.granularity).await?;
-    let mut cells: Vec<Cell> = Vec::new();
-    cells.resize_with(usize::try_from(range.buckets()).unwrap_or(0), Cell::default);
+    let mut cells: BTreeMap<usize, Cell> = BTreeMap::new();
     let mut into = |at: Timestamp, add: &dyn Fn(&mut Cell)| {
-        if let Some(cell) = range.index(at).and_then(|at| cells.get_mut(at)) {
-            add(cell);
+        if let Some(at) = range.index(at) {
+            add(cells.entry(at).or_default());
         }
     };
     if asked.brief {
@@ -78,7 +81,7 @@ async fn answer(store: &Store, recent: &Recent, asked: Asked<'_>) -> Result<Quer
     for (_, ended) in recent.of_agent(asked.account, asked.agent) {
         into(ended.completed_at, &|cell| cell.add(ended));
     }
-    Ok(reply(range, &cells))
+    Ok(reply(asked, &cells))
 }
 
 /// An error where what is asked for is not kept any more, and was there.
@@ -132,10 +135,11 @@ pub fn brief(counts: &Counts) -> Cell {
     cell
 }
 
-fn reply(range: Range, cells: &[Cell]) -> QueryReply {
+fn reply(asked: Asked<'_>, cells: &BTreeMap<usize, Cell>) -> QueryReply {
+    let range = asked.range;
     let mut all = Cell::default();
     let (mut busy, mut up) = (0_u32, 0_u32);
-    for cell in cells {
+    for cell in cells.values() {
         all.completed += cell.completed;
         all.failed += cell.bad();
         all.cancelled += cell.cancelled;
@@ -145,11 +149,18 @@ fn reply(range: Range, cells: &[Cell]) -> QueryReply {
         up += u32::from(cell.completed > 0);
     }
     let step = range.granularity.millis();
+    let (empty, count) = (Cell::default(), range.buckets());
+    let first = if asked.brief {
+        count - GLANCE.min(count)
+    } else {
+        0
+    };
     QueryReply {
-        buckets: cells
-            .iter()
-            .zip(0..)
-            .map(|(cell, at)| bucket(range.start.0 + at * step, cell))
+        buckets: (first..count)
+            .map(|at| {
+                let cell = usize::try_from(at).ok().and_then(|at| cells.get(&at));
+                bucket(range.start.0 + at * step, cell.unwrap_or(&empty))
+            })
             .collect(),
         total: all.total(),
         failed: all.failed,

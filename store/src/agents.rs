@@ -253,13 +253,19 @@ fn list_sql(filter: &Filter, (sort, descending): (Sort, bool)) -> String {
         Sort::LastUpdated => "l.last_updated",
     };
     let order = if descending { "DESC" } else { "ASC" };
+    // One agent costs the same, however many there are beside it.
+    let only = |table: &str| {
+        filter.agent_id.as_ref().map_or(String::new(), |_| {
+            format!(" AND {table}.incarnation = (SELECT incarnation FROM agents WHERE account = $1 AND agent_id = $6 AND deleted_at IS NULL)")
+        })
+    };
     format!(
         "WITH newest AS (
-            SELECT d.*, ROW_NUMBER() OVER (PARTITION BY d.incarnation ORDER BY d.created_at DESC, d.id DESC) AS place FROM deployments d WHERE d.account = $1
+            SELECT d.*, ROW_NUMBER() OVER (PARTITION BY d.incarnation ORDER BY d.created_at DESC, d.id DESC) AS place FROM deployments d WHERE d.account = $1{of_deployments}
          ), known AS (
             SELECT v.*, ROW_NUMBER() OVER (PARTITION BY v.incarnation ORDER BY
                 CASE WHEN t.routes LIKE '{{\"routes\":[{{\"version_id\":\"' || v.id || '%' THEN 0 WHEN t.routes LIKE '%' || v.id || '%' THEN 1 ELSE 2 END, v.created_at DESC, v.id DESC) AS place
-            FROM versions v LEFT JOIN traffic t ON t.incarnation = v.incarnation WHERE v.account = $1
+            FROM versions v LEFT JOIN traffic t ON t.incarnation = v.incarnation WHERE v.account = $1{of_versions}
          ), l AS (
             SELECT a.agent_id, a.incarnation, a.environment, a.name, a.created_by, a.created_at, k.id AS version_id, k.spec AS spec, t.routes AS routes,
                 CASE WHEN n.status = 'deploying' AND n.kind = 'delete' THEN 'deleting'
@@ -277,6 +283,8 @@ fn list_sql(filter: &Filter, (sort, descending): (Sort, bool)) -> String {
          SELECT p.*, c.total FROM (SELECT COUNT(*) AS total FROM f) c LEFT JOIN
             (SELECT l.* FROM f AS l ORDER BY {column} {order}, l.agent_id {order} LIMIT $2 OFFSET $3) p ON TRUE
          ORDER BY {outer} {order}, p.agent_id {order}",
+        of_deployments = only("d"),
+        of_versions = only("v"),
         outer = column.replace("l.", "p."),
     )
 }

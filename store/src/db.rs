@@ -254,6 +254,11 @@ fn migrator() -> Migrator {
         (7, "health", include_str!("../migrations/0007_health.sql")),
         (8, "keys", include_str!("../migrations/0008_keys.sql")),
         (14, "listed", include_str!("../migrations/0014_listed.sql")),
+        (
+            15,
+            "instances_of_agent",
+            include_str!("../migrations/0015_instances_of_agent.sql"),
+        ),
     ];
     let migrations = texts.into_iter().map(|(version, name, text)| {
         let text = sqlx::SqlStr::from_static(text);

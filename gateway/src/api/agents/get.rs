@@ -1,8 +1,15 @@
 //! GET /agents/{id}.
 
-use super::{living, wellbeing::Wellbeing};
+use super::wellbeing::Wellbeing;
 use crate::{
-    app::App, door::Who, error::Answer, monitor, monitor::Ends, openapi, params::Path, respond,
+    app::App,
+    door::{Who, reach},
+    error::Answer,
+    monitor,
+    monitor::Ends,
+    openapi,
+    params::Path,
+    respond,
 };
 use axum::{extract::State, response::Response};
 use domain::{
@@ -136,19 +143,19 @@ pub async fn get(
     who: Who,
     Path(agent_id): Path<String>,
 ) -> Answer<Response> {
-    let agent = living(&app, &who, &agent_id).await?;
-    let (account, id) = (&who.key.account, &agent.agent_id);
+    let id = &reach(&who, &agent_id)?;
+    let account = &who.key.account;
     let filter = Filter {
         agent_id: Some(id.clone()),
         ..Filter::default()
     };
     let now = app.store.now();
     let day = Range::new(Timestamp(now.0 - 86_400_000), now, Granularity::FiveMinutes)?;
-    let (well, listed, instances, events, totals, day) = tokio::join!(
-        Wellbeing::of(&app, account),
+    let (listed, instances, loops, events, totals, day) = tokio::join!(
         app.store
             .agents(account, &filter, (Sort::CreatedAt, true), 0, 1),
         app.store.living_instances(account, id),
+        app.store.crash_loops(account, Some(id)),
         app.store.scaling_events(account, id, 50),
         monitor::summaries(&app, account, vec![id.to_string()], Timestamp(0), None),
         monitor::glance(&app, account, id, day),
@@ -158,12 +165,13 @@ pub async fn get(
         .pop()
         .ok_or_else(|| Error::not_found(format!("agent {id}")))?;
     let runs = |state| matches!(state, InstanceState::Starting | InstanceState::Ready);
-    let current = instances?
+    let instances = instances?;
+    let current = instances
         .iter()
         .filter(|instance| runs(instance.state))
         .count();
     let performance = performance(totals.as_deref().map(<[Summary]>::first), day.as_ref(), now);
-    let health = well?.health(&one);
+    let health = Wellbeing::of_agent(id, &instances, &loops?).health(&one);
     Ok(respond::ok(&details(
         &app,
         (one, health),

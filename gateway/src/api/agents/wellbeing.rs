@@ -4,10 +4,11 @@ use crate::{app::App, error::Answer};
 use domain::{
     agent::Status,
     health::{Health, Serving},
-    id::AccountId,
+    id::{AccountId, AgentId},
+    instance::State,
 };
 use std::collections::{HashMap, HashSet};
-use store::agents::Listed;
+use store::{agents::Listed, crash_loops::CrashLoop, instances::Instance};
 
 /// Of the agents of one account.
 pub struct Wellbeing {
@@ -16,17 +17,32 @@ pub struct Wellbeing {
     loops: HashSet<String>,
 }
 
+fn of_agents(loops: &[CrashLoop]) -> HashSet<String> {
+    loops.iter().map(|one| one.agent_id.to_string()).collect()
+}
+
 impl Wellbeing {
     pub async fn of(app: &App, account: &AccountId) -> Answer<Self> {
         let (ready, loops) = tokio::join!(
             app.store.ready_instances(account),
             app.store.crash_loops(account, None)
         );
-        let loops = loops?.into_iter();
         Ok(Self {
             ready: ready?,
-            loops: loops.map(|one| one.agent_id.to_string()).collect(),
+            loops: of_agents(&loops?),
         })
+    }
+
+    /// Of one agent alone.
+    pub fn of_agent(agent: &AgentId, living: &[Instance], loops: &[CrashLoop]) -> Self {
+        let ready = living.iter().filter(|one| one.state == State::Ready);
+        let counted = ready.fold((0, 0), |(ready, ill), one| {
+            (ready + 1, ill + u32::from(one.health != Health::Healthy))
+        });
+        Self {
+            ready: HashMap::from([(agent.to_string(), counted)]),
+            loops: of_agents(loops),
+        }
     }
 
     /// Whether it answers, and whether it will go on to.
