@@ -1,4 +1,4 @@
-//! Giving everything away: steps 10 and 11. Nothing here can be undone by the process that did it.
+//! Giving everything away: step 10. Nothing here can be undone by the process that did it.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{
