@@ -6,7 +6,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use executor::confine::egress::{Bounds, Policy, Proxy};
+use executor::confine::egress::{Bounds, Policy, Proxy, Resolver};
 use executor::confine::{Output, Spec, spawn};
 use serde_json::json;
 use tokio::io::AsyncReadExt;
@@ -261,8 +261,9 @@ async fn network() {
     let mut worker = spawn(&python(&code), &level).await.unwrap();
     let (refusals, mut heard) = tokio::sync::mpsc::channel(8);
     let proxy = Proxy {
-        policy: Policy::Open,
+        policy: Policy::default(),
         bounds: Bounds::default(),
+        resolver: Resolver::default(),
         refusals,
     };
     let stop = CancellationToken::new();
