@@ -1,6 +1,7 @@
 //! Bad input, each a test: what is sent, what is packed, what runs. The same installation serves the next caller as before.
 
 mod archives;
+mod attacks;
 mod bodies;
 mod handlers;
 mod keys;
