@@ -255,12 +255,7 @@ impl Given {
         let folders: Vec<String> = dirs
             .iter()
             .map(|dir| dir.display().to_string())
-            .chain(
-                [
-                    "/root", "/home", "/sys", "/run", "/var/lib", "/boot", "/mnt",
-                ]
-                .map(str::to_owned),
-            )
+            .chain(["/home", "/sys", "/run", "/var/lib", "/boot", "/mnt"].map(str::to_owned))
             .collect();
         let words = json!({
             "secret": secret, "host_files": files, "host_folders": folders, "other_files": others, "ports": ports, "addresses": addresses(),

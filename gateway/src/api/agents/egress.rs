@@ -28,7 +28,7 @@ pub fn read(fields: &Fields<'_>) -> Egress {
         fields.fault("allow", what);
     }
     if policy == Policy::Allowlist && (!given || allow.is_empty()) {
-        let what = format!("has no rule; allowed are 1 to {}", MAX_RULES);
+        let what = format!("has no rule; allowed are 1 to {MAX_RULES}");
         fields.fault("allow", what);
     }
     Egress { policy, allow }
