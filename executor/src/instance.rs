@@ -348,8 +348,10 @@ fn instance_lines(
 ) -> impl Fn(Vec<Line>) + use<> {
     let (version, grounds) = (Arc::clone(version), grounds.clone());
     let budget = std::sync::atomic::AtomicI64::new(i64::from(grounds.logs.bytes));
-    move |lines| {
-        let bytes: usize = lines.iter().map(|line| line.message.len() + 64).sum();
+    move |mut lines| {
+        let now = grounds.store.now();
+        lines.iter_mut().for_each(|line| line.heard(now));
+        let bytes: usize = lines.iter().map(Line::bytes).sum();
         if budget.fetch_sub(
             i64::try_from(bytes).unwrap_or(i64::MAX),
             std::sync::atomic::Ordering::Relaxed,
