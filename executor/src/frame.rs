@@ -20,6 +20,8 @@ const MOST_TRACEBACK: usize = 64 * 1024;
 /// Of one line: the worker cuts at less.
 const MOST_LINE: usize = 64 * 1024;
 const MOST_CONTEXT: usize = 16 * 1024;
+/// Levels of an output: what a caller's document, two levels about it, may have of an input.
+const MOST_LEVELS: usize = 125;
 /// Above what any execution uses, and far below where sums over years of them overflow.
 const MOST_FIGURE: f64 = 1e15;
 /// Of a metric of the agent's own, either way.
@@ -230,6 +232,9 @@ fn said(kind: u8, id: u64, body: &Bytes) -> Result<Said, String> {
             let figures: Figures<'_> = read_borrowed(body)?;
             // `null` and none at all are one to serde, and to us.
             let output = figures.output.unwrap_or(RawValue::NULL).to_owned();
+            if let Some(failure) = too_deep(&output) {
+                return Ok(Said::Error(id, failure, spent(figures)));
+            }
             Ok(Said::Result(
                 id,
                 Done {
@@ -248,6 +253,9 @@ fn said(kind: u8, id: u64, body: &Bytes) -> Result<Said, String> {
         }
         70 => {
             let chunk: ChunkBody<'_> = read_borrowed(body)?;
+            if let Some(failure) = too_deep(chunk.data) {
+                return Ok(Said::Error(id, failure, Spent::default()));
+            }
             Ok(Said::Chunk(id, body.slice_ref(chunk.data.get().as_bytes())))
         }
         71 => {
@@ -256,6 +264,42 @@ fn said(kind: u8, id: u64, body: &Bytes) -> Result<Said, String> {
         }
         72 => Ok(Said::Pong(id, read(body)?)),
         other => Err(format!("a frame of the unknown kind {other}")),
+    }
+}
+
+/// Parsers of our own, of databases and of callers descend into what is nested: beyond a bound they give up, or fall.
+fn too_deep(output: &RawValue) -> Option<Failure> {
+    let (mut level, mut deepest) = (0usize, 0);
+    let mut bytes = output.get().bytes();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'[' | b'{' => {
+                level += 1;
+                deepest = deepest.max(level);
+            }
+            b']' | b'}' => level = level.saturating_sub(1),
+            b'"' => skip_text(&mut bytes),
+            _ => {}
+        }
+    }
+    (deepest > MOST_LEVELS).then(|| {
+        let message =
+            format!("the output is nested {deepest} levels deep; allowed are {MOST_LEVELS}");
+        Failure::new(
+            FailureCode::OutputNotSerializable,
+            FailurePhase::Serialize,
+            message,
+        )
+    })
+}
+
+fn skip_text(bytes: &mut std::str::Bytes<'_>) {
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => return,
+            b'\\' => drop(bytes.next()),
+            _ => {}
+        }
     }
 }
 

@@ -130,6 +130,27 @@ fn lines_are_bounded_one_by_one() {
     assert_eq!(lines[1].context, Some(serde_json::json!({"a": 1})));
 }
 
+#[test]
+fn what_is_nested_too_deep_is_an_error_of_the_call() {
+    let nested = |levels: usize| "[".repeat(levels) + r#""\"[[[{""# + &"]".repeat(levels);
+    let result = |levels| frame(67, 3, &format!(r#"{{"output":{}}}"#, nested(levels)));
+    assert!(matches!(
+        next(&mut result(MOST_LEVELS), 1 << 20),
+        Ok(Some(Said::Result(3, _)))
+    ));
+    for mut deep in [
+        result(MOST_LEVELS + 1),
+        result(100_000),
+        frame(70, 3, &format!(r#"{{"data":{}}}"#, nested(100_000))),
+    ] {
+        let Ok(Some(Said::Error(3, failure, _))) = next(&mut deep, 1 << 20) else {
+            panic!("an error")
+        };
+        assert_eq!(failure.code, FailureCode::OutputNotSerializable);
+        assert!(failure.message.contains("allowed are 125"), "{failure:?}");
+    }
+}
+
 /// JSON as a hostile worker may write it: names that we know with values that do not belong there.
 fn body() -> impl Strategy<Value = String> {
     let value = prop_oneof![

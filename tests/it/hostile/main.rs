@@ -3,6 +3,8 @@
 mod archives;
 mod attacks;
 mod bodies;
+mod bombs;
+mod ends;
 mod handlers;
 mod keys;
 mod walls;
