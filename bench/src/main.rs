@@ -3,6 +3,7 @@
 mod backing;
 mod beside;
 mod cluster;
+mod confined;
 mod front;
 mod http;
 mod load;
@@ -46,7 +47,7 @@ struct Arguments {
     at_once: usize,
     #[command(flatten)]
     cluster: beside::Options,
-    /// echo, sleep, cold; all without any. Or cluster, alone or with sync, reads, async, stored, agents.
+    /// echo, sleep, cold; all without any. Or confined. Or cluster, alone or with sync, reads, async, stored, agents.
     what: Vec<String>,
 }
 
@@ -76,6 +77,18 @@ async fn measure(arguments: &Arguments) -> Result<()> {
         show(["what", "embedded", "cluster", "ratio", "aim"], rows)?;
         if failed > 0 {
             bail!("{failed} parts could not be measured");
+        }
+        return Ok(());
+    }
+    if arguments
+        .what
+        .first()
+        .is_some_and(|what| what == "confined")
+    {
+        let (rows, over) = confined::run(&arguments.phalanx).await?;
+        show(["what", "confined", "plain", "over it", "aim"], rows)?;
+        if over > 0.0 {
+            bail!("a confined start costs more than it may");
         }
         return Ok(());
     }

@@ -27,6 +27,8 @@ pub struct Spec {
     pub log_level: crate::log::Level,
     #[serde(default)]
     pub isolation: Isolation,
+    #[serde(default)]
+    pub egress: crate::egress::Egress,
 }
 
 crate::words! {

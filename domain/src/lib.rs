@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod artifact;
 pub mod deployment;
+pub mod egress;
 pub mod envelope;
 pub mod error;
 pub mod execution;

@@ -368,8 +368,10 @@ impl<'a> Journal<'a> {
     fn log(&mut self, mut lines: Vec<Line>) {
         let bounds = self.runner.settings.logs;
         let offered = lines.len();
+        let now = self.runner.store.now();
         lines.retain_mut(|line| {
-            let size = line.message.len() + 64;
+            line.heard(now);
+            let size = line.bytes();
             let fits = self.lines.len() < bounds.lines as usize
                 && self.bytes + size <= bounds.bytes as usize + bounds.line_bytes as usize;
             if fits {

@@ -40,6 +40,8 @@ pub struct Config {
     pub processes: u64,
     pub open_files: u64,
     pub tmp_mb: u64,
+    /// Networks that agents may connect to although they are private, or this host's own.
+    pub egress_private: Vec<domain::egress::Rule>,
 }
 
 impl Config {
@@ -69,6 +71,7 @@ impl Config {
             processes: 256,
             open_files: 4096,
             tmp_mb: 64,
+            egress_private: Vec::new(),
         }
     }
 }

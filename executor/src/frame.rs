@@ -17,6 +17,15 @@ const HEADER: usize = 4 + 1 + 8;
 const MOST_METRICS: usize = 64;
 const MOST_MESSAGE: usize = 16 * 1024;
 const MOST_TRACEBACK: usize = 64 * 1024;
+/// Of one line: the worker cuts at less.
+const MOST_LINE: usize = 64 * 1024;
+const MOST_CONTEXT: usize = 16 * 1024;
+/// Levels of an output: what a caller's document, two levels about it, may have of an input.
+const MOST_LEVELS: usize = 125;
+/// Above what any execution uses, and far below where sums over years of them overflow.
+const MOST_FIGURE: f64 = 1e15;
+/// Of a metric of the agent's own, either way.
+const MOST_METRIC: f64 = 1e100;
 
 /// What the executor says to a worker.
 #[derive(Debug, Serialize)]
@@ -173,9 +182,13 @@ struct ErrorBody {
 }
 
 #[derive(Deserialize)]
-struct LogBody {
-    lines: Vec<(f64, String, String, Option<serde_json::Value>)>,
+struct LogBody<'a> {
+    #[serde(borrow)]
+    lines: Vec<RawLine<'a>>,
 }
+
+/// Unix ms, level, message, fields.
+type RawLine<'a> = (f64, String, String, Option<&'a RawValue>);
 
 #[derive(Deserialize)]
 struct ChunkBody<'a> {
@@ -219,6 +232,9 @@ fn said(kind: u8, id: u64, body: &Bytes) -> Result<Said, String> {
             let figures: Figures<'_> = read_borrowed(body)?;
             // `null` and none at all are one to serde, and to us.
             let output = figures.output.unwrap_or(RawValue::NULL).to_owned();
+            if let Some(failure) = too_deep(&output) {
+                return Ok(Said::Error(id, failure, spent(figures)));
+            }
             Ok(Said::Result(
                 id,
                 Done {
@@ -232,11 +248,14 @@ fn said(kind: u8, id: u64, body: &Bytes) -> Result<Said, String> {
             Ok(Said::Error(id, failure(body)?, spent(figures)))
         }
         69 => {
-            let log: LogBody = read(body)?;
+            let log: LogBody<'_> = read_borrowed(body)?;
             Ok(Said::Log(id, log.lines.into_iter().map(line).collect()))
         }
         70 => {
             let chunk: ChunkBody<'_> = read_borrowed(body)?;
+            if let Some(failure) = too_deep(chunk.data) {
+                return Ok(Said::Error(id, failure, Spent::default()));
+            }
             Ok(Said::Chunk(id, body.slice_ref(chunk.data.get().as_bytes())))
         }
         71 => {
@@ -248,20 +267,57 @@ fn said(kind: u8, id: u64, body: &Bytes) -> Result<Said, String> {
     }
 }
 
+/// Parsers of our own, of databases and of callers descend into what is nested: beyond a bound they give up, or fall.
+fn too_deep(output: &RawValue) -> Option<Failure> {
+    let (mut level, mut deepest) = (0usize, 0);
+    let mut bytes = output.get().bytes();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'[' | b'{' => {
+                level += 1;
+                deepest = deepest.max(level);
+            }
+            b']' | b'}' => level = level.saturating_sub(1),
+            b'"' => skip_text(&mut bytes),
+            _ => {}
+        }
+    }
+    (deepest > MOST_LEVELS).then(|| {
+        let message =
+            format!("the output is nested {deepest} levels deep; allowed are {MOST_LEVELS}");
+        Failure::new(
+            FailureCode::OutputNotSerializable,
+            FailurePhase::Serialize,
+            message,
+        )
+    })
+}
+
+fn skip_text(bytes: &mut std::str::Bytes<'_>) {
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => return,
+            b'\\' => drop(bytes.next()),
+            _ => {}
+        }
+    }
+}
+
 fn spent(figures: Figures<'_>) -> Spent {
-    let sane = |figure: Option<f64>| figure.filter(|figure| figure.is_finite() && *figure >= 0.0);
-    let named = figures
-        .metrics
-        .into_iter()
-        .filter(|(name, value)| value.is_finite() && domain::agent::metric_name(name).is_ok());
+    let sane = |figure: Option<f64>| figure.filter(|figure| (0.0..=MOST_FIGURE).contains(figure));
+    let named = figures.metrics.into_iter().filter(|(name, value)| {
+        value.abs() <= MOST_METRIC && domain::agent::metric_name(name).is_ok()
+    });
     Spent {
         handler_ms: sane(figures.handler_ms),
         usage: Usage {
             cpu_ms: sane(figures.cpu_ms),
             memory_peak_mb: sane(figures.memory_peak_mb),
-            tokens: figures.tokens.filter(|tokens| *tokens >= 0),
+            tokens: figures
+                .tokens
+                .filter(|n| (0..=MOST_FIGURE as i64).contains(n)),
             metrics: named.take(MOST_METRICS).collect(),
-            logs_dropped: figures.log_dropped,
+            logs_dropped: figures.log_dropped.min(MOST_FIGURE as u64),
         },
     }
 }
@@ -287,13 +343,16 @@ fn failure(body: &Bytes) -> Result<Failure, String> {
     Ok(failure)
 }
 
-fn line((at, level, message, context): (f64, String, String, Option<serde_json::Value>)) -> Line {
+fn line((at, level, message, context): RawLine<'_>) -> Line {
     let level = level.parse().unwrap_or(Level::Info);
-    let context = context.filter(serde_json::Value::is_object);
+    let context = context
+        .filter(|raw| raw.get().len() <= MOST_CONTEXT)
+        .and_then(|raw| serde_json::from_str(raw.get()).ok())
+        .filter(serde_json::Value::is_object);
     Line {
         timestamp: Timestamp(at as i64),
         level,
-        message: visible(&message),
+        message: visible(&bounded(message, MOST_LINE)),
         context,
     }
 }
@@ -337,82 +396,4 @@ fn read_borrowed<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn frame(kind: u8, id: u64, body: &str) -> BytesMut {
-        let mut out = BytesMut::new();
-        out.put_u32(u32::try_from(9 + body.len()).expect("short"));
-        out.put_u8(kind);
-        out.put_u64(id);
-        out.put_slice(body.as_bytes());
-        out
-    }
-
-    #[test]
-    fn whole_frames_come_out_of_pieces() {
-        let whole = frame(
-            67,
-            5,
-            r#"{"cpu_ms":1.5,"handler_ms":2,"tokens":3,"metrics":{"a":1},"log_dropped":0,"output":{"x":[1, 2]}}"#,
-        );
-        for cut in 0..whole.len() {
-            let mut part = BytesMut::from(&whole[..cut]);
-            assert!(
-                next(&mut part, 1000)
-                    .expect("a prefix is no fault")
-                    .is_none()
-            );
-        }
-        let mut two = whole.clone();
-        two.extend_from_slice(&whole);
-        for _ in 0..2 {
-            let Ok(Some(Said::Result(5, done))) = next(&mut two, 1000) else {
-                panic!("a result")
-            };
-            assert_eq!(done.output.get(), r#"{"x":[1, 2]}"#);
-            assert_eq!(
-                (done.spent.usage.cpu_ms, done.spent.usage.tokens),
-                (Some(1.5), Some(3))
-            );
-        }
-        assert!(two.is_empty());
-    }
-
-    #[test]
-    fn nothing_is_an_output_too() {
-        let mut result = frame(67, 1, r#"{"output":null}"#);
-        let Ok(Some(Said::Result(1, done))) = next(&mut result, 1000) else {
-            panic!("a result")
-        };
-        assert_eq!(done.output.get(), "null");
-    }
-
-    #[test]
-    fn forged_frames_are_faults() {
-        for mut bad in [
-            BytesMut::from(&[0xff, 0xff, 0xff, 0xff, 65][..]),
-            BytesMut::from(&[0, 0, 0, 0][..]),
-            frame(1, 0, "{}"),
-            frame(67, 1, "not json"),
-            frame(70, 1, r#"{"data":}"#),
-            frame(69, 1, r#"{"lines":[[1,2]]}"#),
-        ] {
-            assert!(next(&mut bad, 1000).is_err(), "{bad:?}");
-        }
-    }
-
-    #[test]
-    fn a_worker_cannot_claim_a_timeout_or_move_a_cursor() {
-        let mut forged = frame(
-            68,
-            1,
-            r#"{"code":"HANDLER_TIMEOUT","phase":"x","message":"m"}"#,
-        );
-        let Ok(Some(Said::Error(1, failure, _))) = next(&mut forged, 1000) else {
-            panic!("an error")
-        };
-        assert_eq!(failure.code, FailureCode::HandlerRaised);
-        assert_eq!(visible("a\u{1b}[2Jb\nc"), "a\\u{1b}[2Jb\nc");
-    }
-}
+mod tests;

@@ -5,7 +5,7 @@ mod reconcile;
 use crate::{
     Config, Deps, beat,
     call::Settings,
-    confine::{self, Level},
+    confine::{self, Level, egress::Resolver},
     environment::Environments,
     files, grpc,
     held::Held,
@@ -110,6 +110,8 @@ pub(crate) async fn bind(config: Config, deps: Deps) -> Result<Executor> {
     );
     let counts = Counts::default();
     let grounds = Grounds {
+        egress_private: config.egress_private.clone().into(),
+        resolver: Resolver::default(),
         level: level.clone(),
         store: store.clone(),
         hub: Arc::clone(&hub),

@@ -3,7 +3,7 @@
 use crate::{
     confine::{
         self, Confined, Exit,
-        egress::{Bounds, Policy, Proxy, Refusal},
+        egress::{Bounds, Policy, Proxy, Refusal, Resolver},
     },
     frame::{self, Init, InitLimits},
     link::{Hello, Link, Over},
@@ -14,6 +14,7 @@ use crate::{
 };
 use domain::{
     Timestamp,
+    egress::Rule,
     execution::{Failure, FailureCode, FailurePhase},
     health::Sign,
     id::InstanceId,
@@ -58,6 +59,9 @@ pub struct Grounds {
     pub result_bytes: usize,
     pub logs: domain::log::Bounds,
     pub counts: Counts,
+    /// Private networks that the operator lets agents reach.
+    pub egress_private: Arc<[Rule]>,
+    pub resolver: Resolver,
 }
 
 /// Why an instance did not become ready, and what it said until then.
@@ -179,8 +183,12 @@ impl Instance {
         if let Some(listener) = egress {
             let (refusals, refused) = mpsc::channel(REFUSALS);
             let proxy = Proxy {
-                policy: Policy::Open,
+                policy: Policy {
+                    egress: version.spec.egress.clone(),
+                    private: Arc::clone(&grounds.egress_private),
+                },
                 bounds: Bounds::default(),
+                resolver: grounds.resolver.share(),
                 refusals,
             };
             grounds.tasks.spawn(proxy.serve(listener, link.closing()));
@@ -340,8 +348,10 @@ fn instance_lines(
 ) -> impl Fn(Vec<Line>) + use<> {
     let (version, grounds) = (Arc::clone(version), grounds.clone());
     let budget = std::sync::atomic::AtomicI64::new(i64::from(grounds.logs.bytes));
-    move |lines| {
-        let bytes: usize = lines.iter().map(|line| line.message.len() + 64).sum();
+    move |mut lines| {
+        let now = grounds.store.now();
+        lines.iter_mut().for_each(|line| line.heard(now));
+        let bytes: usize = lines.iter().map(Line::bytes).sum();
         if budget.fetch_sub(
             i64::try_from(bytes).unwrap_or(i64::MAX),
             std::sync::atomic::Ordering::Relaxed,

@@ -115,6 +115,7 @@ impl World {
             custom_metrics: vec![],
             log_level: domain::log::Level::Info,
             isolation: agent::Isolation::default(),
+            egress: domain::egress::Egress::default(),
         };
         change(&mut spec);
         let (account, id) = (AccountId::default_account(), self.version_id());

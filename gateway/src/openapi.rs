@@ -236,6 +236,7 @@ words! {
     failure_phase: domain::execution::FailurePhase;
     health: domain::health::Health;
     isolation: domain::agent::Isolation;
+    egress_policy: domain::egress::Policy;
     level: domain::log::Level;
     instance_state: domain::instance::State;
     granularity: domain::metrics::Granularity;

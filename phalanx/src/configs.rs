@@ -49,6 +49,7 @@ pub fn executor(
     config.drain_within = Duration::from_secs(told.drain_s);
     config.tmp_mb = told.tmp_mb;
     config.labels = labels(&told.labels)?;
+    config.egress_private = networks(&told.egress_private)?;
     Ok(config)
 }
 
@@ -92,6 +93,20 @@ fn labels(text: &str) -> Result<BTreeMap<String, String>> {
     Ok(labels)
 }
 
+/// Networks with ports, and commas between them.
+fn networks(text: &str) -> Result<Vec<domain::egress::Rule>> {
+    let mut rules = Vec::new();
+    for one in addresses(text) {
+        match one.parse::<domain::egress::Rule>() {
+            Ok(rule) if rule.is_network() => rules.push(rule),
+            _ => bail!(
+                "executor.egress_private holds {one:?}; allowed is an address or a network with its ports, as 10.1.0.0/16:5432, several with commas"
+            ),
+        }
+    }
+    Ok(rules)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -110,6 +125,19 @@ mod tests {
         assert!(labels("").expect("none").is_empty());
         for bad in ["prod", "=prod", "environment=", "a=b,c"] {
             assert!(labels(bad).is_err(), "{bad}");
+        }
+    }
+    #[test]
+    fn private_networks_are_addresses() {
+        assert!(networks("").expect("none").is_empty());
+        assert_eq!(
+            networks("10.1.0.0/16:5432, [fd00::]/8:*")
+                .expect("two")
+                .len(),
+            2
+        );
+        for bad in ["db.internal:5432", "*", "10.1.2.3/8", "10.0.0.0/8:x"] {
+            assert!(networks(bad).is_err(), "{bad}");
         }
     }
 }

@@ -123,6 +123,7 @@ pub struct Executor {
     pub start_s: u64,
     pub drain_s: u64,
     pub tmp_mb: u64,
+    pub egress_private: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]

@@ -156,6 +156,7 @@ impl World {
             custom_metrics: Vec::new(),
             log_level: log::Level::Info,
             isolation: agent::Isolation::default(),
+            egress: domain::egress::Egress::default(),
         };
         change(&mut spec);
         let id = self.version(minor);

@@ -8,10 +8,11 @@ use std::os::unix::net::UnixStream;
 
 use nix::libc::c_int;
 use rustix::process::Pid;
+use seccompiler::BpfProgram;
 
 use super::error::{Error, Step};
 use super::plan::{Entry, INSIDE_ID, Mode, Plan, Report};
-use super::{init, inside, root, sys, wire};
+use super::{init, inside, root, seccomp, sys, wire};
 
 /// What `phalanx __confine` calls before it does anything else. Never returns.
 ///
@@ -30,12 +31,13 @@ pub fn helper_main() -> ! {
     sys::exit_now(code)
 }
 
-/// The worker's descriptors, as the executor passed them along with the plan.
-pub struct Descriptors {
+/// What the worker gets besides the plan: its descriptors, as the executor passed them, and the filter that it cannot take off.
+pub struct Outfit {
     pub null: OwnedFd,
     pub socket: OwnedFd,
     pub stdout: Option<OwnedFd>,
     pub stderr: Option<OwnedFd>,
+    pub filter: BpfProgram,
 }
 
 pub fn report_failure(control: &UnixStream, error: Error) {
@@ -57,6 +59,7 @@ fn control() -> io::Result<UnixStream> {
 }
 
 fn run(control: &UnixStream) -> Result<(), Error> {
+    let filter = seccomp::program()?; // while we wait
     let Some((plan, fds)) = wire::receive::<Plan>(control).step("read the plan")? else {
         return Ok(()); // a standby that was never used
     };
@@ -71,23 +74,25 @@ fn run(control: &UnixStream) -> Result<(), Error> {
         Some(socket) => socket,
         None => null.try_clone().step("dup /dev/null")?.into(),
     };
-    let descriptors = Descriptors {
+    let outfit = Outfit {
         null: null.into(),
         socket,
         stdout: fds.next(),
         stderr: fds.next(),
+        filter,
     };
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
 
     match plan.mode {
-        Mode::Plain => init::run_plain(control, &plan, descriptors),
-        Mode::Confine => confine(control, &plan, descriptors),
-        Mode::Probe => confine(control, &plan, descriptors).or_else(|failed| {
+        Mode::Plain => init::run_plain(control, &plan, outfit),
+        Mode::Confine => confine(control, &plan, outfit),
+        Mode::Probe => confine(control, &plan, outfit).or_else(|failed| {
             let namespaces = available();
             wire::send(
                 control,
                 &Report::Probed {
                     proc: false,
+                    landlock: 0,
                     namespaces,
                 },
                 &[],
@@ -98,7 +103,7 @@ fn run(control: &UnixStream) -> Result<(), Error> {
     }
 }
 
-fn confine(control: &UnixStream, plan: &Plan, descriptors: Descriptors) -> Result<(), Error> {
+fn confine(control: &UnixStream, plan: &Plan, outfit: Outfit) -> Result<(), Error> {
     let changes_identity = plan.uid != rustix::process::geteuid().as_raw();
     if changes_identity {
         // Our supplementary groups would follow the worker.
@@ -115,7 +120,7 @@ fn confine(control: &UnixStream, plan: &Plan, descriptors: Descriptors) -> Resul
     let Some(pid) = sys::clone_as_sibling(all).step("new namespaces")? else {
         drop(go_write);
         let wait_for_maps = move || matches!(go_read.read(&mut [0]), Ok(1));
-        inside::main(control, plan, descriptors, trees, wait_for_maps);
+        inside::main(control, plan, outfit, trees, wait_for_maps);
     };
     wire::send(
         control,

@@ -15,21 +15,21 @@ use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags, poll};
 
 use super::error::{Error, Step};
-use super::helper::{Descriptors, report_failure};
+use super::helper::{Outfit, report_failure};
 use super::plan::{Mode, Plan, Report};
-use super::{privileges, process, sys, wire};
+use super::{privileges, process, seccomp, sys, wire};
 
 /// As process 1 of a pid namespace.
-pub fn run(control: &UnixStream, plan: &Plan, descriptors: Descriptors) -> Result<(), Error> {
+pub fn run(control: &UnixStream, plan: &Plan, outfit: Outfit) -> Result<(), Error> {
     // A session of its own; standard streams of ours would hold the executor's open.
     rustix::process::setsid().step("setsid")?;
-    rustix::stdio::dup2_stdout(&descriptors.null).step("close stdout")?;
-    rustix::stdio::dup2_stderr(&descriptors.null).step("close stderr")?;
-    supervise(control, plan, descriptors)
+    rustix::stdio::dup2_stdout(&outfit.null).step("close stdout")?;
+    rustix::stdio::dup2_stderr(&outfit.null).step("close stderr")?;
+    supervise(control, plan, outfit)
 }
 
 /// Without namespaces: orphans of the worker come to us (subreaper), and we kill them before we leave.
-pub fn run_plain(control: &UnixStream, plan: &Plan, descriptors: Descriptors) -> Result<(), Error> {
+pub fn run_plain(control: &UnixStream, plan: &Plan, outfit: Outfit) -> Result<(), Error> {
     let own = rustix::process::getpid();
     wire::send(
         control,
@@ -41,18 +41,18 @@ pub fn run_plain(control: &UnixStream, plan: &Plan, descriptors: Descriptors) ->
     .step("report")?;
     rustix::process::set_child_subreaper(Some(own)).step("subreaper")?;
     privileges::no_new_privileges()?;
-    let ended = run(control, plan, descriptors);
+    let ended = run(control, plan, outfit);
     process::kill_children();
     ended
 }
 
-fn supervise(control: &UnixStream, plan: &Plan, descriptors: Descriptors) -> Result<(), Error> {
+fn supervise(control: &UnixStream, plan: &Plan, outfit: Outfit) -> Result<(), Error> {
     let mut mask = SigSet::empty();
     mask.add(Signal::SIGCHLD);
     mask.thread_block().step("block SIGCHLD")?;
     let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .step("signalfd")?;
-    let worker = start(plan, descriptors)?;
+    let worker = start(plan, outfit)?;
     wire::send(control, &Report::Running, &[]).step("report")?;
 
     loop {
@@ -98,16 +98,16 @@ fn reap(worker: Pid) -> Option<Report> {
 }
 
 /// Forks and executes the worker; returns once its program runs (the pipe closed on exec) or with the step that failed.
-fn start(plan: &Plan, descriptors: Descriptors) -> Result<Pid, Error> {
+fn start(plan: &Plan, outfit: Outfit) -> Result<Pid, Error> {
     let program = Program::new(plan)?;
     let (failure, told) = UnixStream::pair().step("pair")?;
     let Some(pid) = sys::fork_into(0).step("fork")? else {
         drop(failure);
-        let Err(error) = execute(plan, &program, &descriptors);
+        let Err(error) = execute(plan, &program, &outfit);
         report_failure(&told, error);
         sys::exit_now(127)
     };
-    drop((told, descriptors));
+    drop((told, outfit));
     match wire::receive::<Report>(&failure).step("wait for exec")? {
         Some((Report::Failed { step, errno }, _)) => Err(Error::Step { step, errno }),
         _ => Ok(Pid::from_raw(pid.as_raw_nonzero().get())),
@@ -142,7 +142,7 @@ impl Program {
 fn execute(
     plan: &Plan,
     program: &Program,
-    descriptors: &Descriptors,
+    outfit: &Outfit,
 ) -> Result<std::convert::Infallible, Error> {
     rustix::process::setsid().step("setsid")?;
     if plan.mode == Mode::Plain {
@@ -155,16 +155,19 @@ fn execute(
 
     // Only 0 to 3 survive. Our own sources are out of the way first: one may be where another must go.
     let clear = |fd: &OwnedFd| rustix::io::fcntl_dupfd_cloexec(fd, 16).step("dup");
-    let null = clear(&descriptors.null)?;
-    let socket = clear(&descriptors.socket)?;
-    let stdout = descriptors.stdout.as_ref().map(clear).transpose()?;
-    let stderr = descriptors.stderr.as_ref().map(clear).transpose()?;
+    let null = clear(&outfit.null)?;
+    let socket = clear(&outfit.socket)?;
+    let stdout = outfit.stdout.as_ref().map(clear).transpose()?;
+    let stderr = outfit.stderr.as_ref().map(clear).transpose()?;
     sys::place(&null, 0).step("place stdin")?;
     sys::place(stdout.as_ref().unwrap_or(&null), 1).step("place stdout")?;
     sys::place(stderr.as_ref().unwrap_or(&null), 2).step("place stderr")?;
     sys::place(&socket, 3).step("place the worker's socket")?;
     // Close-on-exec and not closed: the way to report a failing exec must stay open until it has succeeded.
     sys::close_on_exec_from(4).step("close descriptors")?;
+    if plan.mode == Mode::Confine {
+        seccomp::install(&outfit.filter)?;
+    }
     nix::unistd::execve(&program.argv[0], &program.argv, &program.env)
         .step_with(|| format!("exec {}", plan.argv[0]))
 }

@@ -9,18 +9,18 @@ use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use rustix::thread::{set_thread_res_gid, set_thread_res_uid};
 
 use super::error::{Error, Step};
-use super::helper::{Descriptors, report_failure};
+use super::helper::{Outfit, report_failure};
 use super::plan::{EGRESS_PORT, INSIDE_ID, Mode, Plan, Report};
-use super::{init, loopback, privileges, root, sys, wire};
+use super::{init, landlock, loopback, privileges, root, seccomp, sys, wire};
 
 pub fn main(
     control: &UnixStream,
     plan: &Plan,
-    descriptors: Descriptors,
+    outfit: Outfit,
     trees: Option<Vec<OwnedFd>>,
     wait_for_maps: impl FnOnce() -> bool,
 ) -> ! {
-    let code = match run(control, plan, descriptors, trees, wait_for_maps) {
+    let code = match run(control, plan, outfit, trees, wait_for_maps) {
         Ok(()) => 0,
         Err(e) => {
             if plan.mode == Mode::Probe {
@@ -29,6 +29,7 @@ pub fn main(
                     control,
                     &Report::Probed {
                         proc: false,
+                        landlock: 0,
                         namespaces: all_namespaces(),
                     },
                     &[],
@@ -44,7 +45,7 @@ pub fn main(
 fn run(
     control: &UnixStream,
     plan: &Plan,
-    descriptors: Descriptors,
+    outfit: Outfit,
     trees: Option<Vec<OwnedFd>>,
     wait_for_maps: impl FnOnce() -> bool,
 ) -> Result<(), Error> {
@@ -72,11 +73,14 @@ fn run(
     let proc = root::build(plan, trees)?;
     rustix::system::sethostname(plan.hostname.as_bytes()).step("sethostname")?;
     privileges::drop_capabilities()?;
+    let landlock = landlock::restrict(plan)?;
     if plan.mode == Mode::Probe {
+        seccomp::install(&outfit.filter)?;
         return wire::send(
             control,
             &Report::Probed {
                 proc,
+                landlock,
                 namespaces: all_namespaces(),
             },
             &[],
@@ -85,7 +89,7 @@ fn run(
     }
     // The worker has our uid; it must not be able to trace us.
     set_dumpable_behavior(DumpableBehavior::NotDumpable).step("prctl dumpable")?;
-    init::run(control, plan, descriptors)
+    init::run(control, plan, outfit)
 }
 
 fn all_namespaces() -> Vec<String> {

@@ -72,6 +72,8 @@ pub struct Level {
     pub root: bool,
     /// The sandbox has a /proc of its own. Without: none at all.
     pub proc: bool,
+    /// The version of Landlock that the kernel has, as a second wall about the files; 0: none.
+    pub landlock: u32,
     pub cgroup: Version,
     pub controllers: Vec<String>,
     /// `cgroup` or `rlimit_data`: then each process is bounded by the kernel, and their sum is watched.
@@ -155,7 +157,7 @@ impl Level {
     }
 }
 
-/// `confined (user pid mount net ipc uts cgroup; own /proc; cgroup v1: memory pids cpu cpuacct; worker uid separate)`
+/// `confined (user pid mount net ipc uts cgroup; own /proc; a uid of its own; seccomp; Landlock 7; cgroup v1: …)`
 impl fmt::Display for Level {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.failure, self.isolation) {
@@ -172,7 +174,15 @@ impl fmt::Display for Level {
                 } else {
                     "our uid"
                 };
-                write!(f, "confined ({}; {proc}; {uid}", self.namespaces.join(" "))?;
+                write!(
+                    f,
+                    "confined ({}; {proc}; {uid}; seccomp",
+                    self.namespaces.join(" ")
+                )?;
+                match self.landlock {
+                    0 => write!(f, "; no Landlock")?,
+                    version => write!(f, "; Landlock {version}")?,
+                }
             }
         }
         match self.cgroup {
@@ -232,6 +242,7 @@ fn try_host(config: Config) -> Level {
         namespaces: Vec::new(),
         root: host.uids.is_some(),
         proc: false,
+        landlock: 0,
         cgroup,
         controllers,
         memory,
@@ -249,8 +260,13 @@ fn try_namespaces(level: &mut Level) -> Result<(), Error> {
     let mut helper = Helper::start(&level.host)?;
     helper.tell(&spec::probe(level.host.worker_ids()), &[])?;
     while let Some((report, _)) = helper.hear()? {
-        if let Report::Probed { proc, namespaces } = report {
-            (level.proc, level.namespaces) = (proc, namespaces);
+        if let Report::Probed {
+            proc,
+            landlock,
+            namespaces,
+        } = report
+        {
+            (level.proc, level.landlock, level.namespaces) = (proc, landlock, namespaces);
         }
     }
     if level.namespaces.is_empty() {

@@ -18,10 +18,11 @@
 //!    the host allows it; pivots into it and detaches the old root.
 //! 9. S sets the hostname.
 //! 10. S drops all capabilities, bounding and ambient set included, locks the securebits and sets no_new_privs; it cannot be traced.
-//! 11. (Landlock: its place is here, after the root is final and before anything of the agent runs.)
+//! 11. S restricts itself by Landlock, where the kernel has it: what is not beneath its own root is out of reach for good, and only
+//!     /tmp and /dev/shm are written to.
 //! 12. S goes on as process 1 (`init`): it reaps, watches the control socket, reports how the worker ended, and leaves when the worker
 //!     or the executor has. The kernel then kills all that is left in the pid namespace.
-//! 13. The worker, a child of S: session, rlimits, default signals, descriptors 0 to 3 only, (seccomp: its place is here, last,) exec.
+//! 13. The worker, a child of S: session, rlimits, default signals, descriptors 0 to 3 only, the system call filter, exec.
 //!
 //! # Invariants
 //!
@@ -36,6 +37,7 @@ mod error;
 mod helper;
 mod init;
 mod inside;
+mod landlock;
 mod level;
 mod loopback;
 mod plan;
@@ -43,6 +45,7 @@ mod privileges;
 mod process;
 mod remains;
 mod root;
+mod seccomp;
 mod spec;
 mod standby;
 mod start;

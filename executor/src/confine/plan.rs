@@ -86,6 +86,8 @@ pub enum Report {
     /// Ends a probe.
     Probed {
         proc: bool,
+        /// The version of Landlock that is in force; 0: none.
+        landlock: u32,
         namespaces: Vec<String>,
     },
     Failed {

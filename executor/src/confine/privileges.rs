@@ -1,4 +1,4 @@
-//! Giving everything away: steps 10 and 11. Nothing here can be undone by the process that did it.
+//! Giving everything away: step 10. Nothing here can be undone by the process that did it.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{
@@ -10,9 +10,18 @@ use rustix::thread::{
 use super::error::{Error, Step};
 use super::plan::Limits;
 
+/// Queued signals and timers. Every POSIX timer is one.
+const MOST_SIGNALS: u64 = 1024;
+const MOST_LOCKED: u64 = 8 << 20;
+
 pub fn limit(limits: &Limits) -> Result<(), Error> {
     set(Resource::Core, 0, "rlimit core")?;
     set(Resource::Nofile, limits.open_files, "rlimit nofile")?;
+    // The kernel's memory on behalf of a user, which may be ours.
+    set(Resource::Sigpending, MOST_SIGNALS, "rlimit sigpending")?;
+    set(Resource::Memlock, MOST_LOCKED, "rlimit memlock")?;
+    set(Resource::Msgqueue, 0, "rlimit msgqueue")?;
+    set(Resource::Rtprio, 0, "rlimit rtprio")?;
     if let Some(bytes) = limits.data_bytes {
         set(Resource::Data, bytes, "rlimit data")?;
     }

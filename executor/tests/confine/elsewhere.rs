@@ -6,7 +6,7 @@ use std::process::Command;
 use crate::world::{Scratch, helper};
 
 /// All but this one.
-const MODULES: [&str; 3] = ["bounds::", "ending::", "seen::"];
+const MODULES: [&str; 4] = ["bounds::", "ending::", "seen::", "working::"];
 
 /// Copies of the test and its helper where everyone may execute them, side by side as cargo has them.
 fn copies(name: &str) -> (Scratch, PathBuf) {

@@ -6,4 +6,5 @@ mod bounds;
 mod elsewhere;
 mod ending;
 mod seen;
+mod working;
 mod world;

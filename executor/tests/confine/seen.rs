@@ -6,7 +6,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use executor::confine::egress::{Bounds, Policy, Proxy};
+use executor::confine::egress::{Bounds, Policy, Proxy, Resolver};
 use executor::confine::{Output, Spec, spawn};
 use serde_json::json;
 use tokio::io::AsyncReadExt;
@@ -251,15 +251,19 @@ async fn network() {
          \x20   try: return urllib.request.urlopen(url, timeout=5).status\n\
          \x20   except urllib.error.HTTPError as e: return [e.code, e.read().decode()]\n\
          \x20   except Exception as e: return str(e)\n\
+         def links():\n\
+         \x20   try: return [n for _, n in socket.if_nameindex()]\n\
+         \x20   except OSError as e: return errno.errorcode[e.errno]\n\
          say({{'host': reach(('127.0.0.1', {port})), 'out': reach(('1.1.1.1', 80)), 'metadata': reach(('169.254.169.254', 80)),\
-         'links': [n for _, n in socket.if_nameindex() if n == 'lo' or not n.endswith('0')], 'via': fetch('http://169.254.169.254/latest'),\
+         'links': links(), 'via': fetch('http://169.254.169.254/latest'),\
          'tls': fetch('https://10.0.0.1/')}})"
     );
     let mut worker = spawn(&python(&code), &level).await.unwrap();
     let (refusals, mut heard) = tokio::sync::mpsc::channel(8);
     let proxy = Proxy {
-        policy: Policy::Open,
+        policy: Policy::default(),
         bounds: Bounds::default(),
+        resolver: Resolver::default(),
         refusals,
     };
     let stop = CancellationToken::new();
@@ -274,7 +278,8 @@ async fn network() {
             &json!("ENETUNREACH")
         )
     );
-    assert_eq!(seen["links"], json!(["lo"]));
+    // Links are asked for by netlink.
+    assert_eq!(seen["links"], json!("EPERM"));
     assert_eq!(seen["via"][0], json!(403));
     assert!(
         seen["via"][1]
@@ -324,4 +329,43 @@ async fn mounts_and_signals() {
     let script = "while read -r name set; do [ $name = SigIgn: ] && echo \\\"$set\\\" >&3; done < /proc/self/status; true";
     let shell = Spec::new("sh", ["/bin/sh", "-c", script].map(str::to_owned).to_vec());
     assert_eq!(run(&shell, &level).await.0, json!("0000000000000000"));
+}
+
+/// The second wall: a directory of the host that were left open in there leads to nothing.
+#[tokio::test]
+async fn outside_its_root() {
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+    use std::mem::MaybeUninit;
+    use std::os::fd::AsFd;
+
+    let level = level("outside").await;
+    let scratch = Scratch::new("outside");
+    let mode = std::fs::Permissions::from_mode(0o777);
+    std::fs::set_permissions(&scratch.0, mode).unwrap();
+    std::fs::write(scratch.0.join("secret"), "x").unwrap();
+    let spec = python(
+        "import array, errno, socket\n\
+         s = socket.socket(fileno=3)\n\
+         _, passed, _, _ = s.recvmsg(1, socket.CMSG_SPACE(4))\n\
+         fd = array.array('i', passed[0][2])[0]\n\
+         def attempt(what):\n\
+         \x20   try: what(); return 'done'\n\
+         \x20   except OSError as e: return errno.errorcode[e.errno]\n\
+         say([attempt(lambda: os.open('secret', os.O_RDONLY, dir_fd=fd)), attempt(lambda: os.open('new', os.O_WRONLY | os.O_CREAT, dir_fd=fd)),\
+         attempt(lambda: os.mkdir('dir', dir_fd=fd)), attempt(lambda: os.unlink('secret', dir_fd=fd))])",
+    );
+    let mut worker = spawn(&spec, &level).await.unwrap();
+    let outside = std::fs::File::open(&scratch.0).unwrap();
+    let fds = [outside.as_fd()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    assert!(ancillary.push(SendAncillaryMessage::ScmRights(&fds)));
+    let socket = worker.socket.as_ref().unwrap();
+    let byte = [std::io::IoSlice::new(b"x")];
+    sendmsg(socket, &byte, &mut ancillary, SendFlags::empty()).unwrap();
+    let seen = said(&mut worker).await;
+    if level.landlock > 0 {
+        assert_eq!(seen, json!(["EACCES", "EACCES", "EACCES", "EACCES"]));
+    }
+    worker.kill().await.unwrap();
 }

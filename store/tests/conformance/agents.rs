@@ -38,6 +38,7 @@ pub fn spec(name: &str, version: (u64, u64), tags: &[&str]) -> Spec {
         custom_metrics: Vec::new(),
         log_level: log::Level::Info,
         isolation: agent::Isolation::default(),
+        egress: domain::egress::Egress::default(),
     }
 }
 

@@ -1,7 +1,11 @@
 //! Bad input, each a test: what is sent, what is packed, what runs. The same installation serves the next caller as before.
 
 mod archives;
+mod attacks;
 mod bodies;
+mod bombs;
+mod egress;
+mod ends;
 mod handlers;
 mod keys;
 mod walls;

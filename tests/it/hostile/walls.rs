@@ -39,7 +39,7 @@ def handler(input):
         'environment': sorted(os.environ),
         'uid': os.getuid(),
         'hostname': socket.gethostname(),
-        'interfaces': [name for _, name in socket.if_nameindex()],
+        'interfaces': [line.split(':')[0].strip() for line in open('/proc/net/dev') if ':' in line],
         'capabilities': [line.split()[1] for line in open('/proc/self/status') if line.startswith(('CapEff', 'CapPrm', 'CapInh'))],
         'no_new_privs': [line.split()[1] for line in open('/proc/self/status') if line.startswith('NoNewPrivs')],
         'descriptors': len(os.listdir('/proc/self/fd')),

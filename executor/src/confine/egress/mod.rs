@@ -1,34 +1,37 @@
 //! The only way out of a sandbox: an HTTP proxy that the executor serves on the listener which the sandbox's network has on
-//! 127.0.0.1:3128. It resolves names itself, connects only to the very addresses it has checked, and says no in words.
+//! 127.0.0.1:3128. It keeps to the agent's policy, resolves names itself, connects only to the very addresses it has checked, and
+//! says no in words.
 //! Never here: what is inside the tunnels.
 
 mod address;
 mod copy;
 mod request;
+mod resolve;
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream, lookup_host};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 pub use address::is_public;
+use domain::egress::{Egress, Rule};
 use request::{Kind, Request};
+pub use resolve::Resolver;
 
 /// Where an instance may connect to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Policy {
-    /// Every public address. (An allow-list of names will be another variant.)
-    Open,
-    /// Loopback, for tests of the proxy.
-    #[cfg(test)]
-    Loopback,
+#[derive(Debug, Clone, Default)]
+pub struct Policy {
+    /// The agent's own word: by the host that it asks for.
+    pub egress: Egress,
+    /// The operator's: networks that agents may reach although they are private, or this host's own. By the address that is connected.
+    pub private: Arc<[Rule]>,
 }
 
 #[derive(Debug, Clone)]
@@ -65,17 +68,16 @@ pub struct Refusal {
 pub struct Proxy {
     pub policy: Policy,
     pub bounds: Bounds,
+    pub resolver: Resolver,
     /// When it is full, refusals are not told; they are refusals all the same.
     pub refusals: mpsc::Sender<Refusal>,
 }
 
 impl Policy {
-    fn allows(&self, ip: IpAddr) -> bool {
-        match self {
-            Policy::Open => is_public(ip) && !address::is_ours(ip),
-            #[cfg(test)]
-            Policy::Loopback => ip.is_loopback(),
-        }
+    fn allows(&self, address: SocketAddr) -> bool {
+        let ip = address.ip();
+        let told = |rule: &Rule| rule.holds(ip, address.port());
+        is_public(ip) && !address::is_ours(ip) || self.private.iter().any(told)
     }
 }
 
@@ -189,12 +191,19 @@ impl Proxy {
 
     /// Connects to an address that was checked; there is no second look-up. Literal addresses, however spelt, take the same way.
     async fn connect(&self, request: &Request) -> Result<TcpStream, No> {
-        let addresses: Vec<SocketAddr> = lookup_host((request.host.as_str(), request.port))
+        let (host, port) = (domain::egress::host(&request.host), request.port);
+        // Before the name is resolved: a look-up is a message to whoever serves the name.
+        self.policy
+            .egress
+            .permits(&host, port)
+            .map_err(|why| No::Refused(why.to_owned()))?;
+        let addresses = self
+            .resolver
+            .resolve(&host, port)
             .await
-            .map_err(No::Failed)?
-            .collect();
+            .map_err(No::Failed)?;
         let mut failed = None;
-        for address in addresses.iter().filter(|a| self.policy.allows(a.ip())) {
+        for address in addresses.iter().filter(|a| self.policy.allows(**a)) {
             match TcpStream::connect(address).await {
                 Ok(server) => {
                     // A tunnel's bytes come as they come.

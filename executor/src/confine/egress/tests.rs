@@ -14,7 +14,23 @@ struct World {
     serving: tokio::task::JoinHandle<()>,
 }
 
+/// As an operator may allow it.
+fn loopback() -> Policy {
+    Policy {
+        private: vec!["127.0.0.0/8:*".parse().expect("a rule")].into(),
+        ..Policy::default()
+    }
+}
+
 async fn world(policy: Policy, bounds: Bounds) -> World {
+    let resolver = Resolver::telling([
+        ("here.example", &["127.0.0.1"]),
+        (
+            "both.example",
+            &["10.0.0.1", "169.254.169.254", "127.0.0.1"],
+        ),
+        ("rebound.example", &["169.254.169.254"]),
+    ]);
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
     let proxy = listener.local_addr().expect("its address");
     let (refusals, heard) = mpsc::channel(8);
@@ -24,6 +40,7 @@ async fn world(policy: Policy, bounds: Bounds) -> World {
             policy,
             bounds,
             refusals,
+            resolver,
         }
         .serve(listener, stop.clone()),
     );
@@ -82,7 +99,7 @@ async fn echo_at_the_end() -> (SocketAddr, tokio::task::JoinHandle<()>) {
 
 #[tokio::test]
 async fn refuses_what_is_not_public_however_it_is_spelt() {
-    let mut world = world(Policy::Open, Bounds::default()).await;
+    let mut world = world(Policy::default(), Bounds::default()).await;
     for host in [
         "127.0.0.1",
         "localhost",
@@ -125,7 +142,7 @@ async fn refuses_what_is_not_public_however_it_is_spelt() {
 
 #[tokio::test]
 async fn tunnels_bytes_and_half_closes() {
-    let world = world(Policy::Loopback, Bounds::default()).await;
+    let world = world(loopback(), Bounds::default()).await;
     let (server, serving) = echo_at_the_end().await;
     let mut client = world
         .ask(&format!("CONNECT {server} HTTP/1.1\r\n\r\nearly "))
@@ -142,7 +159,7 @@ async fn tunnels_bytes_and_half_closes() {
 
 #[tokio::test]
 async fn forwards_one_request_and_its_body_only() {
-    let world = world(Policy::Loopback, Bounds::default()).await;
+    let world = world(loopback(), Bounds::default()).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
     let server = listener.local_addr().expect("its address");
     let serving = tokio::spawn(async move {
@@ -187,7 +204,7 @@ async fn bounds_the_head_its_time_and_the_silence() {
         idle: Duration::from_millis(50),
         ..Bounds::default()
     };
-    let world = world(Policy::Loopback, bounds).await;
+    let world = world(loopback(), bounds).await;
     let long = format!("GET http://a/ HTTP/1.1\r\nX: {}", "x".repeat(16 << 10));
     assert!(
         world
@@ -222,7 +239,7 @@ async fn bounds_the_head_its_time_and_the_silence() {
 #[tokio::test]
 async fn serves_so_many_at_a_time_and_ends_them_with_itself() {
     let world = world(
-        Policy::Loopback,
+        loopback(),
         Bounds {
             connections: 2,
             ..Bounds::default()
@@ -242,4 +259,87 @@ async fn serves_so_many_at_a_time_and_ends_them_with_itself() {
     assert!(all(third).await.starts_with("HTTP/1.1 400 "));
     world.end().await;
     assert!(all(second).await.is_empty());
+}
+
+#[tokio::test]
+async fn keeps_to_the_allow_list() {
+    let egress = |policy, rules: &[&str]| Egress {
+        policy,
+        allow: rules
+            .iter()
+            .map(|rule| rule.parse().expect("a rule"))
+            .collect(),
+    };
+    let (server, serving) = echo_at_the_end().await;
+    let port = server.port();
+    let policy = Policy {
+        egress: egress(
+            domain::egress::Policy::Allowlist,
+            &[&format!("*.example:{port}"), "rebound.example:*"],
+        ),
+        ..loopback()
+    };
+    let mut world = world(policy.clone(), Bounds::default()).await;
+    for (target, why) in [
+        (format!("127.0.0.1:{port}"), "not on the agent's allow-list"),
+        ("localhost:80".to_owned(), "not on the agent's allow-list"),
+        ("here.example:1".to_owned(), "not on the agent's allow-list"),
+        (
+            format!("here.example.evil:{port}"),
+            "not on the agent's allow-list",
+        ),
+        // What the name says does not matter to what the address is.
+        (
+            "rebound.example:80".to_owned(),
+            "169.254.169.254 is not a public address",
+        ),
+    ] {
+        let tunnel = world
+            .answer(&format!("CONNECT {target} HTTP/1.1\r\n\r\n"))
+            .await;
+        assert!(
+            tunnel.starts_with("HTTP/1.1 403 ") && tunnel.contains(why),
+            "{target}: {tunnel}"
+        );
+        assert!(
+            world
+                .refusals
+                .recv()
+                .await
+                .expect("told")
+                .reason
+                .contains(why)
+        );
+        let plain = world
+            .answer(&format!("GET http://{target}/ HTTP/1.1\r\n\r\n"))
+            .await;
+        assert!(plain.starts_with("HTTP/1.1 403 "), "{target}: {plain}");
+        world.refusals.recv().await.expect("told");
+    }
+    // However it is written; and of its addresses only the one that is allowed.
+    let mut client = world
+        .ask(&format!("CONNECT BOTH.example.:{port} HTTP/1.1\r\n\r\nx"))
+        .await;
+    client.shutdown().await.expect("half closed");
+    assert!(all(client).await.ends_with("\r\n\r\nX"));
+    serving.await.expect("served");
+    world.end().await;
+
+    let none = Policy {
+        egress: egress(domain::egress::Policy::None, &[]),
+        ..policy
+    };
+    let mut world = self::world(none, Bounds::default()).await;
+    let answer = world
+        .answer(&format!("CONNECT here.example:{port} HTTP/1.1\r\n\r\n"))
+        .await;
+    assert!(
+        answer.contains("the agent's egress policy is none"),
+        "{answer}"
+    );
+    assert_eq!(
+        world.refusals.recv().await.expect("told").host,
+        "here.example"
+    );
+    world.end().await;
 }

@@ -1,5 +1,6 @@
 //! What `POST /agents/deploy` takes: its schema, and the walk that turns it into a checked [`Spec`] or every fault at once.
 
+use super::egress::{self, EgressConfig};
 use crate::{
     fields::{Faults, Fields},
     json, openapi,
@@ -139,6 +140,8 @@ struct SecurityConfig {
     /// Whether an instance is shared by all of the agent's callers, or each session has one of its own.
     #[schema(required = false, default = "agent", schema_with = openapi::isolation)]
     isolation: String,
+    #[schema(required = false)]
+    egress: EgressConfig,
     /// Sealed at rest, given to the agent when it starts, never returned.
     #[schema(required = false)]
     environment_variables: BTreeMap<String, String>,
@@ -247,6 +250,7 @@ fn walk(
             .map(str::to_owned),
     };
     let isolation = security.parsed("isolation").unwrap_or_default();
+    let egress = egress::read(&security.object("egress"));
     let variables = security.text_map("environment_variables", |name, value| {
         agent::environment_name(name)?;
         if value.contains('\0') {
@@ -286,6 +290,7 @@ fn walk(
         custom_metrics,
         log_level,
         isolation,
+        egress,
     };
     Some((spec, variables, code.bytes))
 }
