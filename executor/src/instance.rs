@@ -62,6 +62,8 @@ pub struct Grounds {
     /// Private networks that the operator lets agents reach.
     pub egress_private: Arc<[Rule]>,
     pub resolver: Resolver,
+    /// The most that an instance may compute with, in cores.
+    pub cpus: Option<f64>,
 }
 
 /// Why an instance did not become ready, and what it said until then.
@@ -98,7 +100,10 @@ impl Instance {
                     tracing::debug!(instance.id = %instance.id, kind = ready.entrypoint_kind, import_ms = ready.import_ms, init_ms = ready.init_ms, "an instance is ready");
                     instance.is_asgi = ready.entrypoint_kind == "asgi";
                     match instance.becomes_healthy(version, grounds.start_within, deadline).await {
-                        Ok(()) => return Ok(instance),
+                        Ok(()) => match instance.bound(grounds) {
+                            Ok(()) => return Ok(instance),
+                            Err(failure) => failure,
+                        },
                         Err(failure) => failure,
                     }
                 }
@@ -112,6 +117,17 @@ impl Instance {
         };
         instance.kill().await;
         Err(not_ready(failure))
+    }
+
+    /// From now on: for imports a quota would be ruinous.
+    fn bound(&self, grounds: &Grounds) -> Result<(), Failure> {
+        let Some(cores) = grounds.cpus else {
+            return Ok(());
+        };
+        self.confined.limit_cpu(cores).map_err(|error| {
+            let message = format!("executor.cpus cannot be kept: {error}");
+            Failure::new(FailureCode::InitFailed, FailurePhase::Spawn, message)
+        })
     }
 
     /// What was imported may still have to warm up, or to reach others; only then it takes work.
