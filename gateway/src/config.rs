@@ -1,5 +1,6 @@
 //! What the gateway is told when it starts.
 
+use crate::edge::Edge;
 use std::{
     net::{Ipv4Addr, SocketAddr},
     time::Duration,
@@ -25,6 +26,7 @@ pub struct Config {
     pub open_metrics: bool,
     /// Executions of one account that may wait or run before further async ones are refused.
     pub max_open_executions: u32,
+    pub edge: Edge,
 }
 
 impl Default for Config {
@@ -40,6 +42,7 @@ impl Default for Config {
             docs: true,
             open_metrics: false,
             max_open_executions: 100_000,
+            edge: Edge::default(),
         }
     }
 }

@@ -11,7 +11,9 @@ mod audit;
 mod body;
 mod cache;
 mod config;
+mod cors;
 mod door;
+pub mod edge;
 mod error;
 mod estimate;
 mod fields;
@@ -27,6 +29,7 @@ mod monitor;
 mod openapi;
 pub mod ops;
 mod params;
+mod patient;
 mod ready;
 mod respond;
 pub mod router;
@@ -34,6 +37,7 @@ mod spans;
 mod sse;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 use app::{App, Shared};
 use bus::Bus;
@@ -65,11 +69,14 @@ pub struct Gateway {
     listener: TcpListener,
     address: SocketAddr,
     app: App,
+    tls: Option<tls::Tls>,
     events: bus::Events,
     beats: bus::Events,
 }
 
 pub async fn bind(config: Config, deps: Deps) -> Result<Gateway> {
+    config.edge.check()?;
+    let tls = config.edge.tls.clone().map(tls::Tls::open).transpose()?;
     let listener = listen::listen(config.listen)?;
     let address = listener
         .local_addr()
@@ -82,7 +89,7 @@ pub async fn bind(config: Config, deps: Deps) -> Result<Gateway> {
         .map(|url| url.trim_end_matches('/').to_owned());
     let base_url = format!(
         "{}/api/v1",
-        public.unwrap_or_else(|| format!("http://{address}"))
+        public.unwrap_or_else(|| format!("{}://{address}", config.edge.scheme()))
     );
     let app = App::new(Shared {
         bus: deps.bus,
@@ -107,6 +114,7 @@ pub async fn bind(config: Config, deps: Deps) -> Result<Gateway> {
         listener,
         address,
         app,
+        tls,
         events,
         beats,
     })
@@ -115,6 +123,11 @@ pub async fn bind(config: Config, deps: Deps) -> Result<Gateway> {
 impl Gateway {
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// What a client on this host calls it by, as `https://127.0.0.1:8080`.
+    pub fn url(&self) -> String {
+        format!("{}://{}", self.app.config.edge.scheme(), self.address)
     }
 
     /// The switch behind `/readyz`: who starts us sets it when everything is up. It goes off by itself at the stop.
@@ -138,6 +151,7 @@ impl Gateway {
         let Self {
             listener,
             app,
+            tls,
             events,
             beats,
             ..
@@ -149,7 +163,11 @@ impl Gateway {
         rooms.spawn(inbox::beat(app.clone(), behind.clone()));
         let (keyed, noted) = (app.clone(), behind.clone());
         rooms.spawn(async move { keyed.keys.note_used(&keyed.store, noted).await });
-        let served = listen::serve(listener, app.clone(), &stop).await;
+        let acceptor = tls.as_ref().map(tls::Tls::acceptor);
+        if let Some(tls) = tls {
+            rooms.spawn(tls.follow(behind.clone()));
+        }
+        let served = listen::serve(listener, acceptor, app.clone(), &stop).await;
         app.changes.close();
         // Changes whose callers have gone; each has its own deadlines.
         tokio::time::timeout(app.config.drain, app.changes.wait())

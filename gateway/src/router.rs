@@ -5,6 +5,7 @@
 use crate::{
     api::{agents, dead_letters, deployments, executions, keys, metrics, sessions, system},
     app::App,
+    cors,
     door::{self, Gate},
 };
 use axum::{Router, routing::MethodFilter};
@@ -109,10 +110,16 @@ pub fn router(app: App) -> Router {
             .route("/docs/", axum::routing::get(system::docs::page))
             .route("/docs/{*file}", axum::routing::get(system::docs::file));
     }
-    router
+    let mut router = router
         .fallback(door::unknown)
-        .method_not_allowed_fallback(door::wrong_method)
-        .with_state(app)
+        .method_not_allowed_fallback(door::wrong_method);
+    if !app.config.edge.origins.is_empty() {
+        router = router.layer(axum::middleware::from_fn_with_state(
+            app.clone(),
+            cors::answer,
+        ));
+    }
+    router.with_state(app)
 }
 
 /// The methods that this path takes, as `Allow` says them; empty where no endpoint has such a path.

@@ -8,8 +8,8 @@ use anyhow::{Result, bail};
 use executor::confine;
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-pub fn gateway(settings: &Settings) -> gateway::Config {
-    gateway::Config {
+pub fn gateway(settings: &Settings) -> Result<gateway::Config> {
+    Ok(gateway::Config {
         listen: settings.listen,
         public_url: (!settings.public_url.is_empty())
             .then(|| settings.public_url.trim_end_matches('/').to_owned()),
@@ -18,8 +18,34 @@ pub fn gateway(settings: &Settings) -> gateway::Config {
         max_execute_body_bytes: settings.gateway.execute_body_bytes,
         drain: Duration::from_secs(settings.gateway.drain_s),
         open_metrics: settings.gateway.open_metrics,
+        edge: edge(&settings.gateway)?,
         ..gateway::Config::default()
-    }
+    })
+}
+
+fn edge(told: &crate::settings::Gateway) -> Result<gateway::edge::Edge> {
+    let tls = match (told.tls_certificate.as_str(), told.tls_key.as_str()) {
+        ("", "") => None,
+        ("", _) => {
+            bail!("gateway.tls_key is set without gateway.tls_certificate; set both or neither")
+        }
+        (_, "") => {
+            bail!("gateway.tls_certificate is set without gateway.tls_key; set both or neither")
+        }
+        (certificate, key) => Some(gateway::edge::Files {
+            certificate: PathBuf::from(certificate),
+            key: PathBuf::from(key),
+        }),
+    };
+    Ok(gateway::edge::Edge {
+        connections: told.connections,
+        head: Duration::from_secs(told.head_s),
+        head_bytes: told.head_bytes,
+        send: Duration::from_secs(told.send_s),
+        request: Duration::from_secs(told.request_s),
+        origins: addresses(&told.cors_origins),
+        tls,
+    })
 }
 
 pub fn executor(

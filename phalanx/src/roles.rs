@@ -111,8 +111,8 @@ async fn gateway(ground: &mut Ground) -> Result<DataDir> {
         peers: ground.peers.clone(),
         monitors,
     };
-    let room = gateway::bind(configs::gateway(settings), deps).await?;
-    let address = format!("http://{}", room.address());
+    let room = gateway::bind(configs::gateway(settings)?, deps).await?;
+    let address = room.url();
     let told = given.is_some();
     if let Some(key) = gateway::first_key(&ground.store, &settings.region, given).await?
         && !told

@@ -97,6 +97,14 @@ pub struct Gateway {
     pub monitors: String,
     pub admin_key_file: String,
     pub open_metrics: bool,
+    pub connections: usize,
+    pub head_s: u64,
+    pub head_bytes: usize,
+    pub send_s: u64,
+    pub request_s: u64,
+    pub cors_origins: String,
+    pub tls_certificate: String,
+    pub tls_key: String,
 }
 
 #[derive(Debug, Clone, Deserialize)]

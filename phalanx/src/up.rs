@@ -72,7 +72,7 @@ pub async fn run(settings: Settings, exporter: &mut Exporter) -> Result<()> {
         peers: peers.clone(),
         monitors: vec![monitor.address().to_owned()],
     };
-    let gateway = gateway::bind(configs::gateway(&settings), deps).await?;
+    let gateway = gateway::bind(configs::gateway(&settings)?, deps).await?;
 
     let figures = Figures::new("up", |registry| {
         gateway.meter().register(registry);
@@ -85,7 +85,7 @@ pub async fn run(settings: Settings, exporter: &mut Exporter) -> Result<()> {
     exporter.push(&figures)?;
     gateway.show(move || figures.text());
 
-    let address = format!("http://{}", gateway.address());
+    let address = gateway.url();
     let first_key = gateway::first_key(&store, &settings.region, None).await?;
     if let Some(key) = &first_key {
         dir.write_private("admin.key", key)?;

@@ -4,6 +4,7 @@ mod archives;
 mod attacks;
 mod bodies;
 mod bombs;
+mod edge;
 mod egress;
 mod ends;
 mod handlers;
