@@ -8,8 +8,17 @@ use anyhow::{Result, bail};
 use executor::confine;
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-pub fn gateway(settings: &Settings) -> gateway::Config {
-    gateway::Config {
+pub fn gateway(settings: &Settings) -> Result<gateway::Config> {
+    let told = &settings.gateway;
+    if told.connections == 0 {
+        bail!("gateway.connections is 0; allowed is at least 1");
+    }
+    for (name, seconds) in [("idle_s", told.idle_s), ("stall_s", told.stall_s)] {
+        if !(1..=3600).contains(&seconds) {
+            bail!("gateway.{name} is {seconds}; allowed are 1 to 3600 seconds");
+        }
+    }
+    Ok(gateway::Config {
         listen: settings.listen,
         public_url: (!settings.public_url.is_empty())
             .then(|| settings.public_url.trim_end_matches('/').to_owned()),
@@ -18,7 +27,23 @@ pub fn gateway(settings: &Settings) -> gateway::Config {
         max_execute_body_bytes: settings.gateway.execute_body_bytes,
         drain: Duration::from_secs(settings.gateway.drain_s),
         open_metrics: settings.gateway.open_metrics,
+        connections: told.connections,
+        idle: Duration::from_secs(told.idle_s),
+        stall: Duration::from_secs(told.stall_s),
+        tls: tls(&told.tls_certificate, &told.tls_key)?,
+        cors_origins: gateway::origins(&told.cors_origins)?,
         ..gateway::Config::default()
+    })
+}
+
+fn tls(certificate: &str, key: &str) -> Result<Option<gateway::tls::Files>> {
+    match (certificate.is_empty(), key.is_empty()) {
+        (true, true) => Ok(None),
+        (false, false) => Ok(Some(gateway::tls::Files {
+            certificate: certificate.into(),
+            key: key.into(),
+        })),
+        _ => bail!("gateway.tls_certificate and gateway.tls_key go together: name both or neither"),
     }
 }
 

@@ -97,6 +97,12 @@ pub struct Gateway {
     pub monitors: String,
     pub admin_key_file: String,
     pub open_metrics: bool,
+    pub connections: usize,
+    pub idle_s: u64,
+    pub stall_s: u64,
+    pub tls_certificate: String,
+    pub tls_key: String,
+    pub cors_origins: String,
 }
 
 #[derive(Debug, Clone, Deserialize)]
