@@ -144,8 +144,8 @@ mod tests {
         let (ours, mut theirs) = tokio::io::duplex(64);
         let mut patient = Patient::new(ours, SOON, SOON);
         theirs.write_all(b"GET /").await.expect("written");
-        let mut buffer = [0; 64];
-        patient.read(&mut buffer).await.expect("a request");
+        let mut buffer = [0; 5];
+        patient.read_exact(&mut buffer).await.expect("a request");
         patient.write_all(b"answer").await.expect("an answer");
         let silent = tokio::time::timeout(SOON * 10, patient.read(&mut buffer)).await;
         assert!(silent.is_err(), "{silent:?}");
