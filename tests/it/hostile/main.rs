@@ -7,6 +7,7 @@ mod bombs;
 mod egress;
 mod ends;
 mod handlers;
+mod honest;
 mod keys;
 mod walls;
 
