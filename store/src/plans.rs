@@ -60,6 +60,8 @@ fn end(n: usize) -> End {
         error: None,
         duration_ms: 1.0,
         queue_ms: 1.0,
+        waterfall: None,
+        recording: None,
         usage: Usage::default(),
     }
 }
