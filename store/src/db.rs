@@ -260,8 +260,8 @@ fn migrator() -> Migrator {
         (8, "keys", include_str!("../migrations/0008_keys.sql")),
         (
             10,
-            "waterfall",
-            include_str!("../migrations/0010_waterfall.sql"),
+            "figures",
+            include_str!("../migrations/0010_figures.sql"),
         ),
         (14, "listed", include_str!("../migrations/0014_listed.sql")),
         (
