@@ -397,7 +397,7 @@ pub async fn lost(app: &App, execute: &Execute, error: Error) -> Refusal {
 /// The documents of a 200: the outcome, or for an async execution where to find it.
 #[derive(Serialize, ToSchema)]
 #[serde(untagged)]
-#[expect(dead_code, reason = "a schema")]
+#[expect(dead_code, clippy::large_enum_variant, reason = "a schema")]
 enum ExecutionAnswer {
     Outcome(ExecutionResult<'static>),
     Accepted(background::QueuedExecution),
