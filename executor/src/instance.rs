@@ -108,6 +108,8 @@ pub struct Grounds {
     /// Private networks that the operator lets agents reach.
     pub egress_private: Arc<[Rule]>,
     pub resolver: Resolver,
+    /// The most that an instance may compute with, in cores.
+    pub cpus: Option<f64>,
 }
 
 /// Why an instance did not become ready, and what it said until then.
@@ -147,10 +149,13 @@ impl Instance {
                     instance.birth = Birth::of(begun);
                     instance.birth.greeted(ready.import_ms, ready.init_ms);
                     match instance.becomes_healthy(version, grounds.start_within, deadline).await {
-                        Ok(()) => {
-                            instance.birth.ready = Instant::now();
-                            return Ok(instance);
-                        }
+                        Ok(()) => match instance.bound(grounds) {
+                            Ok(()) => {
+                                instance.birth.ready = Instant::now();
+                                return Ok(instance);
+                            }
+                            Err(failure) => failure,
+                        },
                         Err(failure) => failure,
                     }
                 }
@@ -164,6 +169,17 @@ impl Instance {
         };
         instance.kill().await;
         Err(not_ready(failure))
+    }
+
+    /// From now on: for imports a quota would be ruinous.
+    fn bound(&self, grounds: &Grounds) -> Result<(), Failure> {
+        let Some(cores) = grounds.cpus else {
+            return Ok(());
+        };
+        self.confined.limit_cpu(cores).map_err(|error| {
+            let message = format!("executor.cpus cannot be kept: {error}");
+            Failure::new(FailureCode::InitFailed, FailurePhase::Spawn, message)
+        })
     }
 
     /// What was imported may still have to warm up, or to reach others; only then it takes work.

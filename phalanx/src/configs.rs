@@ -49,6 +49,7 @@ pub fn executor(
     config.drain_within = Duration::from_secs(told.drain_s);
     config.tmp_mb = told.tmp_mb;
     config.labels = labels(&told.labels)?;
+    config.cpus = cores(told.cpus)?;
     config.egress_private = networks(&told.egress_private)?;
     Ok(config)
 }
@@ -93,6 +94,15 @@ fn labels(text: &str) -> Result<BTreeMap<String, String>> {
     Ok(labels)
 }
 
+/// 0: without a bound of its own.
+fn cores(told: f64) -> Result<Option<f64>> {
+    match told {
+        0.0 => Ok(None),
+        told if (0.01..=1024.0).contains(&told) => Ok(Some(told)),
+        _ => bail!("executor.cpus is {told}; allowed are 0 and 0.01 to 1024"),
+    }
+}
+
 /// Networks with ports, and commas between them.
 fn networks(text: &str) -> Result<Vec<domain::egress::Rule>> {
     let mut rules = Vec::new();
@@ -127,6 +137,15 @@ mod tests {
             assert!(labels(bad).is_err(), "{bad}");
         }
     }
+    #[test]
+    fn cores_are_some_or_any() {
+        assert_eq!(cores(0.0).expect("any"), None);
+        assert_eq!(cores(0.5).expect("half"), Some(0.5));
+        for bad in [-1.0, 0.001, 2000.0, f64::NAN] {
+            assert!(cores(bad).is_err(), "{bad}");
+        }
+    }
+
     #[test]
     fn private_networks_are_addresses() {
         assert!(networks("").expect("none").is_empty());

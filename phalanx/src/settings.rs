@@ -124,6 +124,7 @@ pub struct Executor {
     pub drain_s: u64,
     pub tmp_mb: u64,
     pub egress_private: String,
+    pub cpus: f64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
