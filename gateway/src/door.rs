@@ -24,11 +24,11 @@ use std::{
     net::{IpAddr, SocketAddr},
     panic::AssertUnwindSafe,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 use tracing::Instrument;
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// What the guard of one endpoint knows.
 #[derive(Clone)]
@@ -47,14 +47,6 @@ impl Gate {
 
     fn endpoint(&self) -> &'static Endpoint {
         &ENDPOINTS[self.place]
-    }
-
-    /// Until an answer begins. An execution, and the end of one, wait as long as their own timeouts say.
-    fn within(&self) -> Option<Duration> {
-        let waits = ["/execute", "/cancel", "/sessions/{session_id}"];
-        let path = self.endpoint().path;
-        let own = waits.iter().any(|end| path.ends_with(end));
-        (!own).then_some(self.app.config.edge.request)
     }
 }
 
@@ -112,21 +104,11 @@ pub async fn guard(State(gate): State<Gate>, request: Request, next: Next) -> Re
     let came = proto::trace::from_headers(request.headers());
     let span = spans::request(gate.endpoint(), &request, came.as_ref());
     let trace = proto::trace::context(&span).or(came);
-    let within = gate.within();
     let passed = pass(gate, (id.clone(), trace), request, next).instrument(span.clone());
-    let passed = AssertUnwindSafe(passed).catch_unwind();
-    let passed = match within {
-        Some(within) => tokio::time::timeout(within, passed).await,
-        None => Ok(passed.await),
-    };
-    let response = match passed {
-        Ok(Ok(response)) => response,
-        Ok(Err(_)) => {
-            Refusal::from(Error::internal("the request ran into a fault of ours")).into_response()
-        }
+    let response = match AssertUnwindSafe(passed).catch_unwind().await {
+        Ok(response) => response,
         Err(_) => {
-            let words = "the answer took too long; a change that was asked for may still be made";
-            Refusal::from(Error::new(Kind::Timeout, words)).into_response()
+            Refusal::from(Error::internal("the request ran into a fault of ours")).into_response()
         }
     };
     spans::answered(&span, response.status());
@@ -256,30 +238,29 @@ pub async fn wrong_method(State(app): State<App>, request: Request) -> Response 
     dressed(response, &id)
 }
 
-/// Answers are data: a browser shall neither keep, guess at, frame nor run them (OWASP, REST security). The page of `/docs` says
-/// what it needs itself.
-const SAFE: [(HeaderName, &str); 5] = [
-    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-    (header::CACHE_CONTROL, "no-store"),
-    (
-        header::CONTENT_SECURITY_POLICY,
-        "default-src 'none'; frame-ancestors 'none'",
-    ),
-    (header::X_FRAME_OPTIONS, "DENY"),
-    (header::REFERRER_POLICY, "no-referrer"),
-];
-
 /// What every response says.
 pub fn dressed(mut response: Response, id: &str) -> Response {
     let headers = response.headers_mut();
     if let Ok(id) = HeaderValue::from_str(id) {
         headers.insert(REQUEST_ID, id);
     }
-    for (name, value) in SAFE {
-        headers
-            .entry(name)
-            .or_insert(HeaderValue::from_static(value));
-    }
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
+    headers
+        .entry(header::CACHE_CONTROL)
+        .or_insert(HeaderValue::from_static("no-store"));
+    headers.insert(
+        header::REFERRER_POLICY,
+        HeaderValue::from_static("no-referrer"),
+    );
+    // Nothing of ours belongs into anybody's frame; `frame-ancestors` of a page's own policy says so too.
+    headers
+        .entry(header::CONTENT_SECURITY_POLICY)
+        .or_insert(HeaderValue::from_static(
+            "default-src 'none'; frame-ancestors 'none'",
+        ));
     response
 }
 

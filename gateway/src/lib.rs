@@ -11,9 +11,8 @@ mod audit;
 mod body;
 mod cache;
 mod config;
-mod cors;
 mod door;
-pub mod edge;
+mod edge;
 mod error;
 mod estimate;
 mod fields;
@@ -29,7 +28,6 @@ mod monitor;
 mod openapi;
 pub mod ops;
 mod params;
-mod patient;
 mod ready;
 mod respond;
 pub mod router;
@@ -37,18 +35,19 @@ mod spans;
 mod sse;
 #[cfg(test)]
 mod tests;
-mod tls;
 
 use app::{App, Shared};
 use bus::Bus;
 use domain::{Error, Result};
+use edge::tls::Certificate;
 use proto::peer::Peers;
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 use store::Store;
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use config::Config;
+pub use config::{Config, origins};
+pub use edge::tls;
 pub use key::first_key;
 pub use meter::Meter;
 pub use openapi::document as openapi;
@@ -68,15 +67,14 @@ pub struct Deps {
 pub struct Gateway {
     listener: TcpListener,
     address: SocketAddr,
+    certificate: Option<Arc<Certificate>>,
     app: App,
-    tls: Option<tls::Tls>,
     events: bus::Events,
     beats: bus::Events,
 }
 
 pub async fn bind(config: Config, deps: Deps) -> Result<Gateway> {
-    config.edge.check()?;
-    let tls = config.edge.tls.clone().map(tls::Tls::open).transpose()?;
+    let certificate = config.tls.clone().map(Certificate::read).transpose()?;
     let listener = listen::listen(config.listen)?;
     let address = listener
         .local_addr()
@@ -89,7 +87,10 @@ pub async fn bind(config: Config, deps: Deps) -> Result<Gateway> {
         .map(|url| url.trim_end_matches('/').to_owned());
     let base_url = format!(
         "{}/api/v1",
-        public.unwrap_or_else(|| format!("{}://{address}", config.edge.scheme()))
+        public.unwrap_or_else(|| match certificate {
+            None => format!("http://{address}"),
+            Some(_) => format!("https://{address}"),
+        })
     );
     let app = App::new(Shared {
         bus: deps.bus,
@@ -113,8 +114,8 @@ pub async fn bind(config: Config, deps: Deps) -> Result<Gateway> {
     Ok(Gateway {
         listener,
         address,
+        certificate,
         app,
-        tls,
         events,
         beats,
     })
@@ -123,11 +124,6 @@ pub async fn bind(config: Config, deps: Deps) -> Result<Gateway> {
 impl Gateway {
     pub fn address(&self) -> SocketAddr {
         self.address
-    }
-
-    /// What a client on this host calls it by, as `https://127.0.0.1:8080`.
-    pub fn url(&self) -> String {
-        format!("{}://{}", self.app.config.edge.scheme(), self.address)
     }
 
     /// The switch behind `/readyz`: who starts us sets it when everything is up. It goes off by itself at the stop.
@@ -150,8 +146,8 @@ impl Gateway {
     pub async fn serve(self, stop: CancellationToken) -> Result<()> {
         let Self {
             listener,
+            certificate,
             app,
-            tls,
             events,
             beats,
             ..
@@ -163,11 +159,10 @@ impl Gateway {
         rooms.spawn(inbox::beat(app.clone(), behind.clone()));
         let (keyed, noted) = (app.clone(), behind.clone());
         rooms.spawn(async move { keyed.keys.note_used(&keyed.store, noted).await });
-        let acceptor = tls.as_ref().map(tls::Tls::acceptor);
-        if let Some(tls) = tls {
-            rooms.spawn(tls.follow(behind.clone()));
+        if let Some(certificate) = &certificate {
+            rooms.spawn(Arc::clone(certificate).keep(behind.clone()));
         }
-        let served = listen::serve(listener, acceptor, app.clone(), &stop).await;
+        let served = edge::serve(listener, app.clone(), certificate, &stop).await;
         app.changes.close();
         // Changes whose callers have gone; each has its own deadlines.
         tokio::time::timeout(app.config.drain, app.changes.wait())

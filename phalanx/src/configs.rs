@@ -9,6 +9,15 @@ use executor::confine;
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 pub fn gateway(settings: &Settings) -> Result<gateway::Config> {
+    let told = &settings.gateway;
+    if told.connections == 0 {
+        bail!("gateway.connections is 0; allowed is at least 1");
+    }
+    for (name, seconds) in [("idle_s", told.idle_s), ("stall_s", told.stall_s)] {
+        if !(1..=3600).contains(&seconds) {
+            bail!("gateway.{name} is {seconds}; allowed are 1 to 3600 seconds");
+        }
+    }
     Ok(gateway::Config {
         listen: settings.listen,
         public_url: (!settings.public_url.is_empty())
@@ -18,34 +27,24 @@ pub fn gateway(settings: &Settings) -> Result<gateway::Config> {
         max_execute_body_bytes: settings.gateway.execute_body_bytes,
         drain: Duration::from_secs(settings.gateway.drain_s),
         open_metrics: settings.gateway.open_metrics,
-        edge: edge(&settings.gateway)?,
+        connections: told.connections,
+        idle: Duration::from_secs(told.idle_s),
+        stall: Duration::from_secs(told.stall_s),
+        tls: tls(&told.tls_certificate, &told.tls_key)?,
+        cors_origins: gateway::origins(&told.cors_origins)?,
         ..gateway::Config::default()
     })
 }
 
-fn edge(told: &crate::settings::Gateway) -> Result<gateway::edge::Edge> {
-    let tls = match (told.tls_certificate.as_str(), told.tls_key.as_str()) {
-        ("", "") => None,
-        ("", _) => {
-            bail!("gateway.tls_key is set without gateway.tls_certificate; set both or neither")
-        }
-        (_, "") => {
-            bail!("gateway.tls_certificate is set without gateway.tls_key; set both or neither")
-        }
-        (certificate, key) => Some(gateway::edge::Files {
-            certificate: PathBuf::from(certificate),
-            key: PathBuf::from(key),
-        }),
-    };
-    Ok(gateway::edge::Edge {
-        connections: told.connections,
-        head: Duration::from_secs(told.head_s),
-        head_bytes: told.head_bytes,
-        send: Duration::from_secs(told.send_s),
-        request: Duration::from_secs(told.request_s),
-        origins: addresses(&told.cors_origins),
-        tls,
-    })
+fn tls(certificate: &str, key: &str) -> Result<Option<gateway::tls::Files>> {
+    match (certificate.is_empty(), key.is_empty()) {
+        (true, true) => Ok(None),
+        (false, false) => Ok(Some(gateway::tls::Files {
+            certificate: certificate.into(),
+            key: key.into(),
+        })),
+        _ => bail!("gateway.tls_certificate and gateway.tls_key go together: name both or neither"),
+    }
 }
 
 pub fn executor(

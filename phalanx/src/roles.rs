@@ -112,7 +112,7 @@ async fn gateway(ground: &mut Ground) -> Result<DataDir> {
         monitors,
     };
     let room = gateway::bind(configs::gateway(settings)?, deps).await?;
-    let address = room.url();
+    let address = format!("http://{}", room.address());
     let told = given.is_some();
     if let Some(key) = gateway::first_key(&ground.store, &settings.region, given).await?
         && !told

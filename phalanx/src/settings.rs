@@ -98,13 +98,11 @@ pub struct Gateway {
     pub admin_key_file: String,
     pub open_metrics: bool,
     pub connections: usize,
-    pub head_s: u64,
-    pub head_bytes: usize,
-    pub send_s: u64,
-    pub request_s: u64,
-    pub cors_origins: String,
+    pub idle_s: u64,
+    pub stall_s: u64,
     pub tls_certificate: String,
     pub tls_key: String,
+    pub cors_origins: String,
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -85,7 +85,7 @@ pub async fn run(settings: Settings, exporter: &mut Exporter) -> Result<()> {
     exporter.push(&figures)?;
     gateway.show(move || figures.text());
 
-    let address = gateway.url();
+    let address = format!("http://{}", gateway.address());
     let first_key = gateway::first_key(&store, &settings.region, None).await?;
     if let Some(key) = &first_key {
         dir.write_private("admin.key", key)?;

@@ -1,8 +1,7 @@
-//! Clients that hold on: heads that never end, bodies that drip, answers that nobody reads; and what the port says of itself.
+//! The edge of the real program: bodies that drip, settings that cannot work, a certificate that is replaced. Its parts are proven in
+//! `gateway/src/tests/edge.rs`.
 
-use crate::still_serves;
-use phalanx_tests::{Client, Cluster, Options, fixtures, json};
-use reqwest::Method;
+use phalanx_tests::{Client, Cluster, fixtures, json};
 use std::{
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -20,182 +19,13 @@ async fn dial(cluster: &Cluster) -> TcpStream {
     TcpStream::connect(address).await.expect("a connection")
 }
 
-/// All that is said until the connection is closed; it must be.
-async fn until_closed(stream: &mut TcpStream) -> String {
-    let mut said = Vec::new();
-    let read = tokio::time::timeout(SURELY, stream.read_to_end(&mut said)).await;
-    // A reset is an end too.
-    read.expect("the connection is closed").ok();
-    String::from_utf8_lossy(&said).into_owned()
-}
-
-#[tokio::test]
-async fn a_head_has_an_end() {
-    let cluster =
-        Cluster::start_with(Options::default().set("PHALANX__GATEWAY__HEAD_S", "1")).await;
-    for begun in [
-        "",
-        "G",
-        "PRI * HTTP/2.0\r\n",
-        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-        "GET /healthz HTTP/1.1\r\nhost: phalanx\r\nx-one: 1\r\n",
-    ] {
-        let mut stream = dial(&cluster).await;
-        stream.write_all(begun.as_bytes()).await.expect("written");
-        let said = until_closed(&mut stream).await;
-        assert!(!said.contains("200"), "{begun:?}: {said}");
-    }
-    // A header now and then is no more patience.
-    let mut stream = dial(&cluster).await;
-    stream
-        .write_all(b"GET /healthz HTTP/1.1\r\nhost: phalanx\r\n")
-        .await
-        .expect("written");
-    let begun = Instant::now();
-    while stream.write_all(b"x-a: b\r\n").await.is_ok() {
-        assert!(begun.elapsed() < SURELY, "the head is still taken in");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    still_serves(&cluster).await;
-}
-
-#[tokio::test]
-async fn a_head_has_a_size() {
-    let cluster =
-        Cluster::start_with(Options::default().set("PHALANX__GATEWAY__HEAD_BYTES", "8192")).await;
-    let mut stream = dial(&cluster).await;
-    let head = format!(
-        "GET /healthz HTTP/1.1\r\nhost: phalanx\r\nx-long: {}\r\n\r\n",
-        "x".repeat(20_000)
-    );
-    stream.write_all(head.as_bytes()).await.ok();
-    let said = until_closed(&mut stream).await;
-    assert!(
-        said.is_empty() || said.starts_with("HTTP/1.1 431"),
-        "{said}"
-    );
-    still_serves(&cluster).await;
-}
-
-/// As many as there may be hold on; the next one is served when the first of them is given up.
-#[tokio::test]
-async fn connections_have_a_bound_and_come_free() {
-    let options = Options::default()
-        .set("PHALANX__GATEWAY__HEAD_S", "2")
-        .set("PHALANX__GATEWAY__CONNECTIONS", "4");
-    let cluster = Cluster::embedded(options).await;
-    let mut holders = Vec::new();
-    for _ in 0..8 {
-        let mut stream = dial(&cluster).await;
-        stream.write_all(b"GET /").await.expect("written");
-        holders.push(stream);
-    }
-    let mut stream = dial(&cluster).await;
-    let begun = Instant::now();
-    stream
-        .write_all(b"GET /healthz HTTP/1.1\r\nhost: phalanx\r\nconnection: close\r\n\r\n")
-        .await
-        .expect("written");
-    let said = until_closed(&mut stream).await;
-    assert!(said.starts_with("HTTP/1.1 200"), "{said}");
-    assert!(
-        begun.elapsed() > Duration::from_secs(1),
-        "eight before it held four places, but it was served at once"
-    );
-}
-
-#[tokio::test]
-async fn an_answer_that_nobody_reads_is_given_up() {
-    let options = Options::default().set("PHALANX__GATEWAY__SEND_S", "1");
-    let cluster = Cluster::start_with(options).await;
-    let mut stream = dial(&cluster).await;
-    let ask = b"GET /openapi.json HTTP/1.1\r\nhost: phalanx\r\n\r\n";
-    // More answers than both ends' buffers hold, and none is read.
-    let begun = Instant::now();
-    loop {
-        let asked = tokio::time::timeout(SURELY, stream.write_all(&ask.repeat(200))).await;
-        if asked.expect("taken in, or refused").is_err() {
-            break;
-        }
-        assert!(begun.elapsed() < SURELY, "requests are still taken in");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    still_serves(&cluster).await;
-}
-
-#[tokio::test]
-async fn the_port_says_what_is_safe_and_nothing_of_itself() {
-    let cluster = Cluster::start().await;
-    for (path, status) in [
-        ("/healthz", 200),
-        ("/openapi.json", 200),
-        ("/docs/", 200),
-        ("/api/v1/agents", 200),
-        ("/api/v1/agents/none", 404),
-        ("/nowhere", 404),
-    ] {
-        let answer = cluster.client.get(path).await;
-        assert_eq!(answer.status, status, "{path}: {}", answer.text);
-        assert_eq!(answer.header("server"), None, "{path}");
-        assert_eq!(answer.header("x-powered-by"), None, "{path}");
-        assert_eq!(answer.header("access-control-allow-origin"), None, "{path}");
-        assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
-        assert_eq!(answer.header("x-frame-options"), Some("DENY"), "{path}");
-        assert_eq!(answer.header("referrer-policy"), Some("no-referrer"));
-        let policy = answer.header("content-security-policy").expect(path);
-        assert!(policy.contains("frame-ancestors 'none'"), "{policy}");
-    }
-}
-
-#[tokio::test]
-async fn only_pages_that_are_named_may_read() {
-    let options = Options::default().set(
-        "PHALANX__GATEWAY__CORS_ORIGINS",
-        "https://console.example.org",
-    );
-    let cluster = Cluster::start_with(options).await;
-    let ask = async |method: Method, origin: &str| {
-        let request = cluster
-            .client
-            .request(method, "/api/v1/agents/deploy")
-            .header("origin", origin)
-            .header("access-control-request-method", "POST");
-        cluster.client.send(request).await.expect("an answer")
-    };
-    let good = ask(Method::OPTIONS, "https://console.example.org").await;
-    assert_eq!(good.status, 204, "{}", good.text);
-    let allowed = |name: &str| good.header(name).map(str::to_owned);
-    assert_eq!(
-        allowed("access-control-allow-origin").as_deref(),
-        Some("https://console.example.org")
-    );
-    assert_eq!(
-        allowed("access-control-allow-methods").as_deref(),
-        Some("POST")
-    );
-    assert_eq!(allowed("access-control-allow-credentials"), None);
-    // A refusal can be read too, else a page could not say why.
-    let refused = ask(Method::POST, "https://console.example.org").await;
-    refused.refused(415, "UNSUPPORTED_MEDIA_TYPE");
-    assert!(refused.header("access-control-allow-origin").is_some());
-    for bad in [
-        "https://evil.example.org",
-        "null",
-        "https://console.example.org.evil",
-    ] {
-        let answer = ask(Method::OPTIONS, bad).await;
-        assert_eq!(answer.header("access-control-allow-origin"), None, "{bad}");
-        assert_eq!(answer.status, 405, "{bad}");
-    }
-}
-
 #[tokio::test]
 async fn bad_settings_are_refused_by_their_name() {
     for (name, value, words) in [
-        ("HEAD_BYTES", "100", "gateway.head_bytes"),
         ("CONNECTIONS", "0", "gateway.connections"),
-        ("REQUEST_S", "0", "gateway.request_s"),
-        ("CORS_ORIGINS", "https://a.org/path", "gateway.cors_origins"),
+        ("IDLE_S", "0", "gateway.idle_s"),
+        ("STALL_S", "0", "gateway.stall_s"),
+        ("CORS_ORIGINS", "https://a.org/path", "cors_origins"),
         ("TLS_KEY", "/nowhere", "gateway.tls_certificate"),
     ] {
         let dir = std::env::temp_dir().join(format!("edge-{}", uuid::Uuid::new_v4()));
@@ -256,7 +86,7 @@ async fn a_new_certificate_is_shown_and_old_connections_go_on() {
         .env("PHALANX__GATEWAY__TLS_CERTIFICATE", &certificate)
         .env("PHALANX__GATEWAY__TLS_KEY", &key)
         // Idle connections are kept for longer than this test can take.
-        .env("PHALANX__GATEWAY__HEAD_S", "600")
+        .env("PHALANX__GATEWAY__IDLE_S", "600")
         .stdout(std::process::Stdio::null())
         .stderr(std::process::Stdio::null())
         .kill_on_drop(true)

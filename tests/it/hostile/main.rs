@@ -8,6 +8,7 @@ mod edge;
 mod egress;
 mod ends;
 mod handlers;
+mod honest;
 mod keys;
 mod walls;
 

@@ -23,8 +23,10 @@ static JSON: LazyLock<Vec<u8>> =
 static PAGE: LazyLock<Arc<Config<'static>>> =
     LazyLock::new(|| Arc::new(Config::from("/openapi.json")));
 
-/// The page runs its own scripts, and styles that it writes itself; it shows images from data: and asks this address only.
-const PAGE_POLICY: &str = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'";
+/// The page loads its own files only; it writes styles into its elements.
+const POLICY: HeaderValue = HeaderValue::from_static(
+    "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'",
+);
 
 /// Give this document
 #[utoipa::path(get, path = "/openapi.json", operation_id = "openapi", tag = "documents",
@@ -63,10 +65,6 @@ fn part(file: &str, headers: &HeaderMap) -> Response {
     let response = match utoipa_swagger_ui::serve(file, PAGE.clone()) {
         Ok(Some(found)) => {
             let mut response = Response::new(Body::from(found.bytes.into_owned()));
-            response.headers_mut().insert(
-                header::CONTENT_SECURITY_POLICY,
-                HeaderValue::from_static(PAGE_POLICY),
-            );
             if let Ok(kind) = HeaderValue::from_str(&found.content_type) {
                 response.headers_mut().insert(header::CONTENT_TYPE, kind);
             }
@@ -75,6 +73,9 @@ fn part(file: &str, headers: &HeaderMap) -> Response {
                     .headers_mut()
                     .insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
             }
+            response
+                .headers_mut()
+                .insert(header::CONTENT_SECURITY_POLICY, POLICY);
             response
         }
         Ok(None) => Refusal::from(Error::not_found("this file of the page")).into_response(),
