@@ -88,6 +88,54 @@ pub struct PhaseRecord {
     pub started_at: Option<Timestamp>,
     pub completed_at: Option<Timestamp>,
     pub logs: Vec<String>,
+    /// Lines of the middle that are not kept.
+    #[serde(default)]
+    pub dropped: u32,
+}
+
+impl PhaseRecord {
+    fn pending(name: Phase) -> Self {
+        Self {
+            name,
+            status: PhaseStatus::Pending,
+            started_at: None,
+            completed_at: None,
+            logs: Vec::new(),
+            dropped: 0,
+        }
+    }
+
+    fn append(&mut self, lines: Vec<String>) {
+        let half = PHASE_LOG_LINES / 2;
+        if self.dropped > 0 {
+            self.logs.remove(half);
+        }
+        self.logs.extend(lines);
+        // One place is for what says so.
+        let most = PHASE_LOG_LINES - usize::from(self.dropped > 0);
+        if self.logs.len() > most {
+            let dropped = self.logs.len() + 1 - PHASE_LOG_LINES;
+            self.logs.drain(half..half + dropped);
+            self.dropped += u32::try_from(dropped).unwrap_or(u32::MAX);
+        }
+        if self.dropped > 0 {
+            let said = format!("… {} lines dropped …", self.dropped);
+            self.logs.insert(half, said);
+        }
+    }
+
+    /// The lines that are kept, each with its place among all that were said, from 1 on.
+    pub fn lines(&self) -> impl Iterator<Item = (u64, &str)> {
+        let half = PHASE_LOG_LINES / 2;
+        let lines = self.logs.iter().enumerate();
+        lines.filter_map(move |(at, line)| match (self.dropped, at) {
+            (0, at) => Some((at as u64 + 1, line.as_str())),
+            (_, at) if at < half => Some((at as u64 + 1, line.as_str())),
+            // What says that lines are missing is not one of them.
+            (_, at) if at == half => None,
+            (dropped, at) => Some((at as u64 + u64::from(dropped), line.as_str())),
+        })
+    }
 }
 
 /// Lines that one phase may keep; the middle of a longer log is dropped and counted.
@@ -127,16 +175,12 @@ pub enum Input {
 
 impl State {
     pub fn accepted(kind: Kind, plan: Plan) -> Self {
-        let pending = |name: &Phase| PhaseRecord {
-            name: *name,
-            status: PhaseStatus::Pending,
-            started_at: None,
-            completed_at: None,
-            logs: Vec::new(),
-        };
         Self {
             status: Status::Deploying,
-            phases: Phase::of(kind, plan.strategy).iter().map(pending).collect(),
+            phases: Phase::of(kind, plan.strategy)
+                .iter()
+                .map(|name| PhaseRecord::pending(*name))
+                .collect(),
             reason: None,
             rollout: Rollout::of(plan),
         }
@@ -230,7 +274,7 @@ impl State {
                 phase.started_at = phase.started_at.or(Some(now));
             }
             Input::Log(lines) if phase.status == PhaseStatus::Running => {
-                append(&mut phase.logs, lines);
+                phase.append(lines);
             }
             Input::Complete(name) if phase.name == name && phase.status == PhaseStatus::Running => {
                 phase.status = PhaseStatus::Completed;
@@ -272,13 +316,7 @@ impl State {
                 }
                 next.phases
                     .retain(|phase| phase.status != PhaseStatus::Pending);
-                next.phases.push(PhaseRecord {
-                    name: Phase::Rollback,
-                    status: PhaseStatus::Pending,
-                    started_at: None,
-                    completed_at: None,
-                    logs: Vec::new(),
-                });
+                next.phases.push(PhaseRecord::pending(Phase::Rollback));
                 next.reason = Some(undo.reason.clone());
                 next.rollout.undo = Some(undo);
             }
@@ -291,18 +329,6 @@ impl State {
             | Input::RollBack(_) => return None,
         }
         Some(next)
-    }
-}
-
-fn append(logs: &mut Vec<String>, lines: Vec<String>) {
-    logs.extend(lines);
-    if logs.len() > PHASE_LOG_LINES {
-        let half = PHASE_LOG_LINES / 2;
-        let dropped = logs.len() - PHASE_LOG_LINES + 1;
-        logs.splice(
-            half..half + dropped,
-            [format!("… {dropped} lines dropped …")],
-        );
     }
 }
 
@@ -514,13 +540,22 @@ mod tests {
 
     #[test]
     fn long_logs_lose_their_middle_and_say_so() {
-        let mut logs = Vec::new();
-        append(&mut logs, (0..5000).map(|n| n.to_string()).collect());
-        assert_eq!(logs.len(), PHASE_LOG_LINES);
-        assert_eq!(
-            (logs[0].as_str(), logs[PHASE_LOG_LINES - 1].as_str()),
-            ("0", "4999")
-        );
-        assert!(logs.iter().any(|line| line.contains("dropped")));
+        for at_once in [1, 7, 500, 5000] {
+            let mut phase = PhaseRecord::pending(Phase::Package);
+            let lines: Vec<String> = (0..5000).map(|n| n.to_string()).collect();
+            for some in lines.chunks(at_once) {
+                phase.append(some.to_vec());
+            }
+            assert_eq!(phase.logs.len(), PHASE_LOG_LINES);
+            assert_eq!(phase.logs[PHASE_LOG_LINES / 2], "… 4001 lines dropped …");
+            let places: Vec<(u64, &str)> = phase.lines().collect();
+            assert_eq!((places[0], places[998]), ((1, "0"), (5000, "4999")));
+            for (place, line) in places {
+                assert_eq!((place - 1).to_string(), line);
+            }
+        }
+        let mut short = PhaseRecord::pending(Phase::Package);
+        short.append((0..PHASE_LOG_LINES).map(|n| n.to_string()).collect());
+        assert_eq!((short.logs.len(), short.dropped), (PHASE_LOG_LINES, 0));
     }
 }

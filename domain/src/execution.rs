@@ -6,6 +6,7 @@ use crate::{
     id::NodeId,
     log, retry,
     trace::{Context, Traceparent},
+    waterfall::Waterfall,
     words,
 };
 use serde::{Deserialize, Serialize};
@@ -196,6 +197,8 @@ pub struct Outcome {
     pub duration_ms: f64,
     /// From acceptance to the handler's start, in milliseconds.
     pub queue_ms: f64,
+    /// `None` where an older release ended it.
+    pub waterfall: Option<Waterfall>,
     pub usage: Usage,
     pub instance_id: Option<InstanceId>,
     pub logs: Vec<log::Line>,

@@ -30,6 +30,7 @@ pub mod time;
 pub mod trace;
 pub mod traffic;
 pub mod verdict;
+pub mod waterfall;
 
 pub use error::{Error, Kind, Result};
 pub use time::Timestamp;

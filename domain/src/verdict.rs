@@ -260,7 +260,7 @@ impl Default for Triggers {
 pub fn breach(triggers: &Triggers, sample: &Sample, health_failures: u32) -> Option<String> {
     if health_failures >= triggers.health_check_failures {
         return Some(format!(
-            "{health_failures} of its instances failed; rollback_triggers.health_check_failures is {}",
+            "{health_failures} of its health checks failed; rollback_triggers.health_check_failures is {}",
             triggers.health_check_failures
         ));
     }

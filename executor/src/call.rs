@@ -16,6 +16,7 @@ use domain::{
     execution::{Ending, Failure, FailureCode, FailurePhase, Mode, Usage},
     id::InstanceId,
     log::{Bounds, Level, Line},
+    waterfall::{Before, Waterfall},
 };
 use proto::{convert::Execute, v1::watch_event};
 use serde_json::value::RawValue;
@@ -49,6 +50,9 @@ pub struct Calling<'a> {
     pub key: &'a Key,
     pub attempt: u32,
     pub handle: &'a Handle,
+    /// When its seat was asked for, and whether it was worked on before that.
+    pub asked: Instant,
+    pub lay: bool,
     /// The row says running only when it lasts: it is written beside the run.
     pub show_running: bool,
 }
@@ -59,6 +63,10 @@ pub struct Attempted {
     pub started_at: Option<Timestamp>,
     pub completed_at: Timestamp,
     pub duration_ms: f64,
+    /// Up to the handler's end; `None` where none began.
+    pub waterfall: Option<Waterfall>,
+    /// The handler's end.
+    pub ended: Instant,
     pub usage: Usage,
     pub instance_id: Option<InstanceId>,
     pub lines: Vec<Line>,
@@ -86,6 +94,8 @@ impl Attempted {
             started_at: None,
             completed_at: at,
             duration_ms: 0.0,
+            waterfall: None,
+            ended: Instant::now(),
             usage: Usage::default(),
             instance_id: None,
             lines: Vec::new(),
@@ -114,6 +124,7 @@ impl Outside {
 pub async fn run(runner: &Runner, lease: Lease, calling: Calling<'_>) -> Attempted {
     let (started_at, clock) = (runner.store.now(), Instant::now());
     let instance = Arc::clone(&lease.instance);
+    let before = before(runner, &instance, &calling, clock);
     let timeout = calling.execute.options.timeout();
     let mut journal = Journal::new(runner, &calling);
     let mut lease = lease;
@@ -168,20 +179,44 @@ pub async fn run(runner: &Runner, lease: Lease, calling: Calling<'_>) -> Attempt
             )
         }
     };
+    let duration_ms = spent
+        .handler_ms
+        .filter(|claimed| *claimed <= duration_ms)
+        .unwrap_or(duration_ms);
+    let handler = Duration::try_from_secs_f64(duration_ms / 1000.0).unwrap_or_default();
     let attempted = Attempted {
         ending,
         started_at: Some(started_at),
         completed_at: runner.store.now(),
-        duration_ms: spent
-            .handler_ms
-            .filter(|claimed| *claimed <= duration_ms)
-            .unwrap_or(duration_ms),
+        duration_ms,
+        waterfall: Some(Waterfall {
+            handler,
+            ..Waterfall::of(&before)
+        }),
+        ended: clock + handler,
         usage: spent.usage,
         instance_id: Some(instance.id.clone()),
         lines: Vec::new(),
         stopping,
     };
     journal.close(attempted).await
+}
+
+fn before(runner: &Runner, instance: &Instance, calling: &Calling<'_>, now: Instant) -> Before {
+    let execute = calling.execute;
+    let sent = execute.sent.unwrap_or_default();
+    let accepted_us = match execute.sent {
+        Some(sent) => sent.at_us - i64::try_from(sent.gateway.as_micros()).unwrap_or(0),
+        None => execute.accepted_at.as_millis().saturating_mul(1000),
+    };
+    let all_us = u64::try_from(runner.store.now_us().saturating_sub(accepted_us)).unwrap_or(0);
+    Before {
+        gateway: sent.gateway,
+        all: Duration::from_micros(all_us),
+        waited: now.duration_since(calling.asked),
+        start: instance.birth.within(calling.asked, now),
+        lay: calling.lay,
+    }
 }
 
 fn failed(code: FailureCode, message: impl Into<String>) -> Ending {

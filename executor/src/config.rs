@@ -40,6 +40,8 @@ pub struct Config {
     pub processes: u64,
     pub open_files: u64,
     pub tmp_mb: u64,
+    /// Processor time that one instance may have at most, in cores, once it is ready. `None`: its share among all.
+    pub cpus: Option<f64>,
     /// Networks that agents may connect to although they are private, or this host's own.
     pub egress_private: Vec<domain::egress::Rule>,
 }
@@ -71,6 +73,7 @@ impl Config {
             processes: 256,
             open_files: 4096,
             tmp_mb: 64,
+            cpus: None,
             egress_private: Vec::new(),
         }
     }

@@ -92,6 +92,11 @@ pub(crate) async fn bind(config: Config, deps: Deps) -> Result<Executor> {
     if !level.is_confined() {
         tracing::warn!("AGENTS ARE NOT CONFINED: {level}");
     }
+    if config.cpus.is_some() && !level.controllers.iter().any(|one| one == "cpu") {
+        return Err(Error::unavailable(format!(
+            "executor.cpus needs the cpu controller of a cgroup, which this host does not give ({level}); allowed is 0 here"
+        )));
+    }
     let left = level.sweep().await;
     if left > 0 {
         tracing::info!("ended {left} instances that an earlier run had left");
@@ -111,6 +116,7 @@ pub(crate) async fn bind(config: Config, deps: Deps) -> Result<Executor> {
     let counts = Counts::default();
     let grounds = Grounds {
         egress_private: config.egress_private.clone().into(),
+        cpus: config.cpus,
         resolver: Resolver::default(),
         level: level.clone(),
         store: store.clone(),

@@ -19,6 +19,7 @@ use domain::{
     health::Sign,
     id::InstanceId,
     log::{Level, Line},
+    waterfall::Start,
 };
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -42,10 +43,55 @@ pub struct Instance {
     pub pid: i32,
     pub created_at: Timestamp,
     pub link: Arc<Link>,
+    pub birth: Birth,
     /// It may be asked for a path.
     pub is_asgi: bool,
     confined: Arc<Confined>,
     exit: watch::Receiver<Option<Exit>>,
+}
+
+/// When an instance passed what it has to pass before it takes work.
+#[derive(Debug, Clone, Copy)]
+pub struct Birth {
+    begun: Instant,
+    imports: Instant,
+    inits: Instant,
+    ready: Instant,
+}
+
+impl Birth {
+    fn of(begun: Instant) -> Self {
+        Self {
+            begun,
+            imports: begun,
+            inits: begun,
+            ready: begun,
+        }
+    }
+
+    /// It has just said how long it took; it may claim no more than there was.
+    fn greeted(&mut self, import_ms: f64, init_ms: f64) {
+        let now = Instant::now();
+        let back = |from: Instant, ms: f64| {
+            let span = Duration::try_from_secs_f64(ms / 1000.0).unwrap_or_default();
+            from - span.min(from.duration_since(self.begun))
+        };
+        self.inits = back(now, init_ms);
+        self.imports = back(self.inits, import_ms);
+        self.ready = now;
+    }
+
+    /// How much of the time from `from` to `to` it was starting.
+    pub fn within(&self, from: Instant, to: Instant) -> Start {
+        let span = |begun: Instant, ended: Instant| {
+            ended.min(to).saturating_duration_since(begun.max(from))
+        };
+        Start {
+            spawn: span(self.begun, self.imports),
+            import: span(self.imports, self.inits),
+            init: span(self.inits, self.ready),
+        }
+    }
 }
 
 /// What starting needs besides the version.
@@ -62,6 +108,8 @@ pub struct Grounds {
     /// Private networks that the operator lets agents reach.
     pub egress_private: Arc<[Rule]>,
     pub resolver: Resolver,
+    /// The most that an instance may compute with, in cores.
+    pub cpus: Option<f64>,
 }
 
 /// Why an instance did not become ready, and what it said until then.
@@ -78,6 +126,7 @@ impl Instance {
         version: &Arc<Version>,
         grounds: &Grounds,
     ) -> Result<Self, NotReady> {
+        let begun = Instant::now();
         let said = Arc::new(Mutex::new(Vec::new()));
         let not_ready = |failure| NotReady {
             failure,
@@ -97,8 +146,16 @@ impl Instance {
                 Ok(Hello::Ready(ready)) => {
                     tracing::debug!(instance.id = %instance.id, kind = ready.entrypoint_kind, import_ms = ready.import_ms, init_ms = ready.init_ms, "an instance is ready");
                     instance.is_asgi = ready.entrypoint_kind == "asgi";
+                    instance.birth = Birth::of(begun);
+                    instance.birth.greeted(ready.import_ms, ready.init_ms);
                     match instance.becomes_healthy(version, grounds.start_within, deadline).await {
-                        Ok(()) => return Ok(instance),
+                        Ok(()) => match instance.bound(grounds) {
+                            Ok(()) => {
+                                instance.birth.ready = Instant::now();
+                                return Ok(instance);
+                            }
+                            Err(failure) => failure,
+                        },
                         Err(failure) => failure,
                     }
                 }
@@ -112,6 +169,17 @@ impl Instance {
         };
         instance.kill().await;
         Err(not_ready(failure))
+    }
+
+    /// From now on: for imports a quota would be ruinous.
+    fn bound(&self, grounds: &Grounds) -> Result<(), Failure> {
+        let Some(cores) = grounds.cpus else {
+            return Ok(());
+        };
+        self.confined.limit_cpu(cores).map_err(|error| {
+            let message = format!("executor.cpus cannot be kept: {error}");
+            Failure::new(FailureCode::InitFailed, FailurePhase::Spawn, message)
+        })
     }
 
     /// What was imported may still have to warm up, or to reach others; only then it takes work.
@@ -223,6 +291,7 @@ impl Instance {
             pid: confined.pid(),
             created_at: grounds.store.now(),
             link,
+            birth: Birth::of(Instant::now()),
             is_asgi: false,
             confined,
             exit,
@@ -385,4 +454,40 @@ fn instance_lines(
 
 fn signal_name(signal: i32) -> &'static str {
     nix::sys::signal::Signal::try_from(signal).map_or("unknown", nix::sys::signal::Signal::as_str)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_was_waited_for_counts() {
+        let ms = Duration::from_millis;
+        let begun = Instant::now();
+        let birth = Birth {
+            begun,
+            imports: begun + ms(10),
+            inits: begun + ms(30),
+            ready: begun + ms(35),
+        };
+        let all = birth.within(begun, begun + ms(50));
+        assert_eq!((all.spawn, all.import, all.init), (ms(10), ms(20), ms(5)));
+        let late = birth.within(begun + ms(25), begun + ms(32));
+        assert_eq!((late.spawn, late.import, late.init), (ms(0), ms(5), ms(2)));
+        let warm = birth.within(begun + ms(40), begun + ms(50));
+        assert_eq!(warm, Start::default());
+    }
+
+    #[test]
+    fn nobody_claims_more_than_there_was() {
+        for (import_ms, init_ms) in [(1e9, 1e9), (-1.0, f64::NAN), (f64::INFINITY, 1.0)] {
+            let mut birth = Birth::of(Instant::now());
+            birth.greeted(import_ms, init_ms);
+            assert!(
+                birth.begun <= birth.imports && birth.imports <= birth.inits,
+                "{birth:?}"
+            );
+            assert!(birth.inits <= birth.ready, "{birth:?}");
+        }
+    }
 }

@@ -89,6 +89,7 @@ struct Seat {
     used: bool,
     health: Health,
     complaint: Option<String>,
+    failed_checks: u32,
     /// Whose it is alone.
     owner: Option<sessions::Owner>,
     leaving: Leaving,

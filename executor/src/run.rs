@@ -24,7 +24,10 @@ use proto::convert::{Execute, Reply};
 pub use refused::outcome as refused_outcome;
 use seat::Seat;
 use serde_json::value::RawValue;
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use store::{
     Store,
     executions::{End, Holder, Key, Start},
@@ -113,7 +116,9 @@ impl Runner {
             ));
         }
         let input = self.input(execute, &road.key).await?;
+        let mut lay = execute.losses > 0;
         loop {
+            let asked = Instant::now();
             let lease = match self.seat(pool, execute, &hold.handle, Some(patience)).await {
                 Seat::Taken(lease) => lease,
                 Seat::Cancelled => {
@@ -142,6 +147,7 @@ impl Runner {
                                 .await;
                         }
                     }
+                    lay = true;
                     continue;
                 }
                 Seat::Full => {
@@ -158,7 +164,7 @@ impl Runner {
                 }
             };
             let attempted = self
-                .call(lease, execute, &input, &hold.handle, &road, true)
+                .call(lease, execute, &input, &hold.handle, &road, (asked, lay))
                 .await;
             let failure = match &attempted.ending {
                 Ending::Failed(failure) => failure.clone(),
@@ -171,6 +177,7 @@ impl Runner {
                 {
                     tokio::time::sleep(wait).await;
                     road.attempt += 1;
+                    lay = true;
                 }
                 _ => {
                     road.attempts.pop();
@@ -221,6 +228,7 @@ impl Runner {
             return Ok(Verdict::Done);
         }
         let input = self.input(execute, &key).await?;
+        let asked = Instant::now();
         let lease = match self.patient_seat(pool, execute, &hold.handle).await {
             Seat::Taken(lease) => lease,
             Seat::Cancelled => {
@@ -249,7 +257,7 @@ impl Runner {
             return Ok(Verdict::Done);
         }
         let attempted = self
-            .call(lease, execute, &input, &hold.handle, &road, false)
+            .call(lease, execute, &input, &hold.handle, &road, (asked, true))
             .await;
         let failure = match &attempted.ending {
             Ending::Failed(failure) => failure.clone(),
@@ -353,7 +361,7 @@ impl Runner {
         input: &RawValue,
         handle: &Handle,
         road: &Road,
-        attended: bool,
+        (asked, lay): (Instant, bool),
     ) -> Attempted {
         let calling = Calling {
             execute,
@@ -361,7 +369,9 @@ impl Runner {
             key: &road.key,
             attempt: road.attempt,
             handle,
-            show_running: attended,
+            asked,
+            lay,
+            show_running: !execute.options.mode.is_durable(),
         };
         let span = spans::attempt(&lease.pool().version, execute, road.attempt);
         let attempted = call::run(self, lease, calling)
@@ -386,6 +396,8 @@ impl Runner {
             error: None,
             duration_ms: attempted.duration_ms,
             queue_ms: 0.0,
+            waterfall: None,
+            recording: None,
             usage: attempted.usage.clone(),
         };
         patiently(|| self.store.end_execution(end.clone()))

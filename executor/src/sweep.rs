@@ -180,6 +180,7 @@ async fn enqueue(node: &Node, row: &Execution, due_at: Timestamp) -> Result<()> 
         accepted_at: row.accepted_at,
         losses: row.losses,
         has_row: true,
+        sent: None,
     };
     match node.bus.enqueue_execution(&execute, due_at).await {
         // A later sweep finds it again.

@@ -240,6 +240,7 @@ impl World {
             accepted_at: now(),
             losses: 0,
             has_row: true,
+            sent: None,
         }
     }
 

@@ -180,6 +180,7 @@ fn outcome(execute: &Execute) -> Outcome {
         completed_at: execute.accepted_at,
         duration_ms: 0.0,
         queue_ms: 0.0,
+        waterfall: None,
         usage: Usage::default(),
         instance_id: None,
         logs: Vec::new(),
@@ -222,6 +223,8 @@ fn end(execute: &Execute, outcome: &Outcome) -> End {
         error: None,
         duration_ms: 0.0,
         queue_ms: 0.0,
+        waterfall: None,
+        recording: None,
         usage: Usage::default(),
     }
 }

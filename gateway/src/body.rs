@@ -10,9 +10,13 @@ use bytes::{Bytes, BytesMut};
 use domain::{Error, Kind};
 use futures::StreamExt;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// How long a client may be silent in the middle of a body.
 const SILENCE: Duration = Duration::from_secs(30);
+
+/// And how much of it must come in a second, once that time is over: a byte now and then is silence.
+const BYTES_PER_S: u64 = 4096;
 
 /// How much of a body that is refused is still taken in, and for how long.
 const DRAIN_BYTES: usize = 512 * 1024 * 1024;
@@ -32,7 +36,10 @@ pub async fn read(request: Request, limit: usize) -> Answer<Bytes> {
     } else {
         collect(&mut chunks, limit).await
     };
-    if collected.is_err() {
+    if collected
+        .as_ref()
+        .is_err_and(|refusal| refusal.kind() != Kind::Timeout)
+    {
         drain(chunks).await;
     }
     collected
@@ -56,11 +63,15 @@ async fn drain(mut chunks: BodyDataStream) {
 async fn collect(chunks: &mut BodyDataStream, limit: usize) -> Answer<Bytes> {
     let mut first = Bytes::new();
     let mut rest: Option<BytesMut> = None;
+    let begun = Instant::now();
     loop {
-        let next = tokio::time::timeout(SILENCE, chunks.next()).await;
+        let so_far = rest.as_ref().map_or(first.len(), BytesMut::len);
+        let due = SILENCE + Duration::from_secs(so_far as u64 / BYTES_PER_S);
+        let wait = SILENCE.min(due.saturating_sub(begun.elapsed()));
+        let next = tokio::time::timeout(wait, chunks.next()).await;
         let Ok(next) = next else {
             let message = format!(
-                "the body stopped for {} s; send it again",
+                "the body stopped for {} s, or came slower than {BYTES_PER_S} bytes a second; send it again",
                 SILENCE.as_secs()
             );
             return Err(Error::new(Kind::Timeout, message).into());
@@ -74,7 +85,6 @@ async fn collect(chunks: &mut BodyDataStream, limit: usize) -> Answer<Bytes> {
                     .into());
             }
         };
-        let so_far = rest.as_ref().map_or(first.len(), BytesMut::len);
         if so_far + chunk.len() > limit {
             return Err(too_large(limit).into());
         }

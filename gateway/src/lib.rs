@@ -12,6 +12,7 @@ mod body;
 mod cache;
 mod config;
 mod door;
+mod edge;
 mod error;
 mod estimate;
 mod fields;
@@ -38,13 +39,15 @@ mod tests;
 use app::{App, Shared};
 use bus::Bus;
 use domain::{Error, Result};
+use edge::tls::Certificate;
 use proto::peer::Peers;
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 use store::Store;
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use config::Config;
+pub use config::{Config, origins};
+pub use edge::tls;
 pub use key::first_key;
 pub use meter::Meter;
 pub use openapi::document as openapi;
@@ -64,12 +67,14 @@ pub struct Deps {
 pub struct Gateway {
     listener: TcpListener,
     address: SocketAddr,
+    certificate: Option<Arc<Certificate>>,
     app: App,
     events: bus::Events,
     beats: bus::Events,
 }
 
 pub async fn bind(config: Config, deps: Deps) -> Result<Gateway> {
+    let certificate = config.tls.clone().map(Certificate::read).transpose()?;
     let listener = listen::listen(config.listen)?;
     let address = listener
         .local_addr()
@@ -82,7 +87,10 @@ pub async fn bind(config: Config, deps: Deps) -> Result<Gateway> {
         .map(|url| url.trim_end_matches('/').to_owned());
     let base_url = format!(
         "{}/api/v1",
-        public.unwrap_or_else(|| format!("http://{address}"))
+        public.unwrap_or_else(|| match certificate {
+            None => format!("http://{address}"),
+            Some(_) => format!("https://{address}"),
+        })
     );
     let app = App::new(Shared {
         bus: deps.bus,
@@ -106,6 +114,7 @@ pub async fn bind(config: Config, deps: Deps) -> Result<Gateway> {
     Ok(Gateway {
         listener,
         address,
+        certificate,
         app,
         events,
         beats,
@@ -137,6 +146,7 @@ impl Gateway {
     pub async fn serve(self, stop: CancellationToken) -> Result<()> {
         let Self {
             listener,
+            certificate,
             app,
             events,
             beats,
@@ -149,7 +159,10 @@ impl Gateway {
         rooms.spawn(inbox::beat(app.clone(), behind.clone()));
         let (keyed, noted) = (app.clone(), behind.clone());
         rooms.spawn(async move { keyed.keys.note_used(&keyed.store, noted).await });
-        let served = listen::serve(listener, app.clone(), &stop).await;
+        if let Some(certificate) = &certificate {
+            rooms.spawn(Arc::clone(certificate).keep(behind.clone()));
+        }
+        let served = edge::serve(listener, app.clone(), certificate, &stop).await;
         app.changes.close();
         // Changes whose callers have gone; each has its own deadlines.
         tokio::time::timeout(app.config.drain, app.changes.wait())

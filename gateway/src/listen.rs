@@ -1,11 +1,8 @@
-//! The port: bound with words that say what to do, served until told to stop.
+//! The port: bound with words that say what to do.
 
-use crate::{app::App, router};
-use axum::serve::ListenerExt;
 use domain::{Error, Result};
 use std::{io, net::SocketAddr};
 use tokio::net::{TcpListener, TcpSocket};
-use tokio_util::sync::CancellationToken;
 
 /// Connections that may wait to be accepted; the kernel takes less where `somaxconn` is lower.
 const BACKLOG: u32 = 16_384;
@@ -36,35 +33,6 @@ pub fn listen(address: SocketAddr) -> Result<TcpListener> {
         };
         Error::unavailable(words).because(error)
     })
-}
-
-pub async fn serve(listener: TcpListener, app: App, stop: &CancellationToken) -> Result<()> {
-    let service = router::router(app.clone()).into_make_service_with_connect_info::<SocketAddr>();
-    let listener = listener.tap_io(|stream| {
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::trace!(error = %error, "a connection stays with Nagle's algorithm");
-        }
-    });
-    let stopping = {
-        let (app, stop) = (app.clone(), stop.clone());
-        async move {
-            stop.cancelled().await;
-            app.readiness.set(false);
-            app.closing.cancel();
-        }
-    };
-    let late = async {
-        stop.cancelled().await;
-        tokio::time::sleep(app.config.drain).await;
-    };
-    let server = axum::serve(listener, service).with_graceful_shutdown(stopping);
-    tokio::select! {
-        served = async { server.await } => served.map_err(|error| Error::internal("the server broke off").because(error)),
-        () = late => {
-            tracing::warn!("requests were still in flight when the drain time was over");
-            Ok(())
-        }
-    }
 }
 
 #[cfg(test)]

@@ -76,7 +76,7 @@ fn question(account: &AccountId, agent: &AgentId, range: Range) -> QueryRequest 
     }
 }
 
-/// As [`query`] without percentiles and custom metrics, and with the last two buckets only, for a document that also stands without it.
+/// As [`query`] without percentiles and custom metrics, and with the last two buckets only, and with totals, for a document that also stands without it.
 pub async fn glance(
     app: &App,
     account: &AccountId,

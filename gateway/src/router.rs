@@ -7,8 +7,15 @@ use crate::{
     app::App,
     door::{self, Gate},
 };
-use axum::{Router, routing::MethodFilter};
+use axum::{
+    Router,
+    http::{HeaderName, HeaderValue, Method, header},
+    response::Response,
+    routing::MethodFilter,
+};
 use domain::key::Permission as P;
+use std::time::Duration;
+use tower_http::cors::CorsLayer;
 
 #[derive(Debug)]
 pub struct Endpoint {
@@ -109,10 +116,48 @@ pub fn router(app: App) -> Router {
             .route("/docs/", axum::routing::get(system::docs::page))
             .route("/docs/{*file}", axum::routing::get(system::docs::file));
     }
-    router
+    router = router
         .fallback(door::unknown)
-        .method_not_allowed_fallback(door::wrong_method)
-        .with_state(app)
+        .method_not_allowed_fallback(door::wrong_method);
+    if !app.config.cors_origins.is_empty() {
+        router = router.layer(browsers(&app.config.cors_origins));
+    }
+    if app.config.tls.is_some() {
+        router = router.layer(axum::middleware::map_response(only_by_tls));
+    }
+    router.with_state(app)
+}
+
+/// Pages of these origins may call everything, with a key that they hold themselves: no cookie of ours exists.
+fn browsers(origins: &[HeaderValue]) -> CorsLayer {
+    let headers = [
+        header::AUTHORIZATION,
+        header::CONTENT_TYPE,
+        HeaderName::from_static("last-event-id"),
+        HeaderName::from_static("traceparent"),
+        HeaderName::from_static("tracestate"),
+        door::REQUEST_ID,
+    ];
+    CorsLayer::new()
+        .allow_origin(origins.to_vec())
+        .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])
+        .allow_headers(headers)
+        .expose_headers([
+            door::REQUEST_ID,
+            header::RETRY_AFTER,
+            HeaderName::from_static("deprecation"),
+            HeaderName::from_static("sunset"),
+        ])
+        .max_age(Duration::from_secs(600))
+}
+
+/// Who came by TLS shall not come without it.
+async fn only_by_tls(mut response: Response) -> Response {
+    response.headers_mut().insert(
+        header::STRICT_TRANSPORT_SECURITY,
+        HeaderValue::from_static("max-age=31536000"),
+    );
+    response
 }
 
 /// The methods that this path takes, as `Allow` says them; empty where no endpoint has such a path.

@@ -5,7 +5,10 @@
 //! the bucket reported under its name; a bucket where none did lacks it. `uptime_percent` is the share of those buckets in
 //! which anything completed or failed where at least one execution completed.
 
-use crate::tail::{self, Recent, Tail};
+use crate::{
+    summarize,
+    tail::{self, Recent, Tail},
+};
 use domain::{
     Error, Result, Timestamp,
     id::{AccountId, AgentId},
@@ -28,7 +31,7 @@ pub struct Asked<'a> {
     pub account: &'a AccountId,
     pub agent: &'a AgentId,
     pub range: Range,
-    /// Counts and means only, without percentiles and custom metrics; and of the buckets the last [`GLANCE`].
+    /// Counts and means only, without percentiles and custom metrics; of the buckets the last [`GLANCE`]; and totals of all time.
     pub brief: bool,
 }
 
@@ -81,7 +84,17 @@ async fn answer(store: &Store, recent: &Recent, asked: Asked<'_>) -> Result<Quer
     for (_, ended) in recent.of_agent(asked.account, asked.agent) {
         into(ended.completed_at, &|cell| cell.add(ended));
     }
-    Ok(reply(asked, &cells))
+    let mut reply = reply(asked, &cells);
+    if asked.brief {
+        let ever = summarize::Asked {
+            account: asked.account,
+            agents: which.agents,
+            version: None,
+            since: Timestamp(0),
+        };
+        reply.ever = summarize::summaries(store, recent, &ever).await?.pop();
+    }
+    Ok(reply)
 }
 
 /// An error where what is asked for is not kept any more, and was there.
@@ -167,6 +180,7 @@ fn reply(asked: Asked<'_>, cells: &BTreeMap<usize, Cell>) -> QueryReply {
         cancelled: all.cancelled,
         avg_ms: all.duration.mean(),
         uptime_percent: (busy > 0).then(|| 100.0 * f64::from(up) / f64::from(busy)),
+        ever: None,
     }
 }
 

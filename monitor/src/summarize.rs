@@ -34,7 +34,19 @@ impl Asked<'_> {
 
 /// One per agent that has ended executions; the percentile where a version is named.
 pub async fn summarize(store: &Store, tail: &Tail, asked: Asked<'_>) -> Result<Vec<Summary>> {
-    let cells = undisturbed(store, tail, &asked).await?;
+    for _ in 0..tail::TRIES {
+        let recent = tail.recent().await?;
+        let summaries = summaries(store, &recent, &asked).await?;
+        if tail.stands(&recent).await? {
+            return Ok(summaries);
+        }
+    }
+    Err(tail::behind())
+}
+
+/// As [`summarize`], beside what else is answered from the same moment.
+pub async fn summaries(store: &Store, recent: &Recent, asked: &Asked<'_>) -> Result<Vec<Summary>> {
+    let cells = totals(store, recent, asked).await?;
     let counted = cells.into_iter().filter(|(_, cell)| cell.total() > 0);
     let summaries = counted.map(|(agent, cell)| Summary {
         agent_id: agent.to_string(),
@@ -46,21 +58,6 @@ pub async fn summarize(store: &Store, tail: &Tail, asked: Asked<'_>) -> Result<V
         first_ms: cell.first_at,
     });
     Ok(summaries.collect())
-}
-
-async fn undisturbed(
-    store: &Store,
-    tail: &Tail,
-    asked: &Asked<'_>,
-) -> Result<BTreeMap<AgentId, Cell>> {
-    for _ in 0..tail::TRIES {
-        let recent = tail.recent().await?;
-        let cells = totals(store, &recent, asked).await?;
-        if tail.stands(&recent).await? {
-            return Ok(cells);
-        }
-    }
-    Err(tail::behind())
 }
 
 async fn totals(

@@ -8,8 +8,17 @@ use anyhow::{Result, bail};
 use executor::confine;
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-pub fn gateway(settings: &Settings) -> gateway::Config {
-    gateway::Config {
+pub fn gateway(settings: &Settings) -> Result<gateway::Config> {
+    let told = &settings.gateway;
+    if told.connections == 0 {
+        bail!("gateway.connections is 0; allowed is at least 1");
+    }
+    for (name, seconds) in [("idle_s", told.idle_s), ("stall_s", told.stall_s)] {
+        if !(1..=3600).contains(&seconds) {
+            bail!("gateway.{name} is {seconds}; allowed are 1 to 3600 seconds");
+        }
+    }
+    Ok(gateway::Config {
         listen: settings.listen,
         public_url: (!settings.public_url.is_empty())
             .then(|| settings.public_url.trim_end_matches('/').to_owned()),
@@ -18,7 +27,23 @@ pub fn gateway(settings: &Settings) -> gateway::Config {
         max_execute_body_bytes: settings.gateway.execute_body_bytes,
         drain: Duration::from_secs(settings.gateway.drain_s),
         open_metrics: settings.gateway.open_metrics,
+        connections: told.connections,
+        idle: Duration::from_secs(told.idle_s),
+        stall: Duration::from_secs(told.stall_s),
+        tls: tls(&told.tls_certificate, &told.tls_key)?,
+        cors_origins: gateway::origins(&told.cors_origins)?,
         ..gateway::Config::default()
+    })
+}
+
+fn tls(certificate: &str, key: &str) -> Result<Option<gateway::tls::Files>> {
+    match (certificate.is_empty(), key.is_empty()) {
+        (true, true) => Ok(None),
+        (false, false) => Ok(Some(gateway::tls::Files {
+            certificate: certificate.into(),
+            key: key.into(),
+        })),
+        _ => bail!("gateway.tls_certificate and gateway.tls_key go together: name both or neither"),
     }
 }
 
@@ -49,6 +74,7 @@ pub fn executor(
     config.drain_within = Duration::from_secs(told.drain_s);
     config.tmp_mb = told.tmp_mb;
     config.labels = labels(&told.labels)?;
+    config.cpus = cores(told.cpus)?;
     config.egress_private = networks(&told.egress_private)?;
     Ok(config)
 }
@@ -93,6 +119,15 @@ fn labels(text: &str) -> Result<BTreeMap<String, String>> {
     Ok(labels)
 }
 
+/// 0: without a bound of its own.
+fn cores(told: f64) -> Result<Option<f64>> {
+    match told {
+        0.0 => Ok(None),
+        told if (0.01..=1024.0).contains(&told) => Ok(Some(told)),
+        _ => bail!("executor.cpus is {told}; allowed are 0 and 0.01 to 1024"),
+    }
+}
+
 /// Networks with ports, and commas between them.
 fn networks(text: &str) -> Result<Vec<domain::egress::Rule>> {
     let mut rules = Vec::new();
@@ -127,6 +162,15 @@ mod tests {
             assert!(labels(bad).is_err(), "{bad}");
         }
     }
+    #[test]
+    fn cores_are_some_or_any() {
+        assert_eq!(cores(0.0).expect("any"), None);
+        assert_eq!(cores(0.5).expect("half"), Some(0.5));
+        for bad in [-1.0, 0.001, 2000.0, f64::NAN] {
+            assert!(cores(bad).is_err(), "{bad}");
+        }
+    }
+
     #[test]
     fn private_networks_are_addresses() {
         assert!(networks("").expect("none").is_empty());

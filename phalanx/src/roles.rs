@@ -111,7 +111,7 @@ async fn gateway(ground: &mut Ground) -> Result<DataDir> {
         peers: ground.peers.clone(),
         monitors,
     };
-    let room = gateway::bind(configs::gateway(settings), deps).await?;
+    let room = gateway::bind(configs::gateway(settings)?, deps).await?;
     let address = format!("http://{}", room.address());
     let told = given.is_some();
     if let Some(key) = gateway::first_key(&ground.store, &settings.region, given).await?

@@ -97,6 +97,12 @@ pub struct Gateway {
     pub monitors: String,
     pub admin_key_file: String,
     pub open_metrics: bool,
+    pub connections: usize,
+    pub idle_s: u64,
+    pub stall_s: u64,
+    pub tls_certificate: String,
+    pub tls_key: String,
+    pub cors_origins: String,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -124,6 +130,7 @@ pub struct Executor {
     pub drain_s: u64,
     pub tmp_mb: u64,
     pub egress_private: String,
+    pub cpus: f64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]

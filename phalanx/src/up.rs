@@ -72,7 +72,7 @@ pub async fn run(settings: Settings, exporter: &mut Exporter) -> Result<()> {
         peers: peers.clone(),
         monitors: vec![monitor.address().to_owned()],
     };
-    let gateway = gateway::bind(configs::gateway(&settings), deps).await?;
+    let gateway = gateway::bind(configs::gateway(&settings)?, deps).await?;
 
     let figures = Figures::new("up", |registry| {
         gateway.meter().register(registry);

@@ -8,10 +8,12 @@ use domain::{
     id::{AccountId, AgentId, ExecutionId, VersionId},
     log::Line,
     verdict::{Histogram, Sample},
+    waterfall::{Sent, Waterfall},
 };
 use prost::Message;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
+use std::time::Duration;
 
 /// Inputs, and outputs with their log lines, over this many bytes stay in their rows and travel as a reference to them.
 pub const INLINE_BYTES: usize = 256 * 1024;
@@ -32,6 +34,8 @@ pub struct Execute {
     pub losses: u32,
     /// Its row is there, or comes from who sent it. Else its executor writes the row: when it has lasted a while, or with its end.
     pub has_row: bool,
+    /// `None`: who sent it did not measure.
+    pub sent: Option<Sent>,
 }
 
 /// What an executor answers on the bus.
@@ -74,6 +78,10 @@ pub fn read_sample(one: &v1::Sample) -> Result<Sample> {
         return Err(bad());
     }
     Ok(sample)
+}
+
+fn micros(span: Duration) -> u64 {
+    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
 }
 
 fn json<T: Serialize>(value: &T) -> Result<Bytes> {
@@ -123,6 +131,8 @@ impl Execute {
             accepted_at_ms: self.accepted_at.0,
             losses: self.losses,
             has_row: self.has_row,
+            gateway_us: self.sent.map_or(0, |sent| micros(sent.gateway)),
+            sent_at_us: self.sent.map_or(0, |sent| sent.at_us),
         };
         Ok(message.encode_to_vec().into())
     }
@@ -144,6 +154,10 @@ impl Execute {
             accepted_at: Timestamp(message.accepted_at_ms),
             losses: message.losses,
             has_row: message.has_row,
+            sent: (message.sent_at_us > 0).then(|| Sent {
+                gateway: Duration::from_micros(message.gateway_us),
+                at_us: message.sent_at_us,
+            }),
         })
     }
 }
@@ -202,6 +216,10 @@ pub fn outcome(outcome: &Outcome) -> Result<v1::Outcome> {
         completed_at_ms: outcome.completed_at.0,
         duration_ms: outcome.duration_ms,
         queue_ms: outcome.queue_ms,
+        waterfall_us: outcome
+            .waterfall
+            .map(|waterfall| <[u64; 8]>::from(waterfall).to_vec())
+            .unwrap_or_default(),
         usage: json(&outcome.usage)?,
         instance_id: outcome
             .instance_id
@@ -242,6 +260,9 @@ pub fn from_outcome(message: v1::Outcome) -> Result<(Outcome, bool)> {
         completed_at: Timestamp(message.completed_at_ms),
         duration_ms: message.duration_ms,
         queue_ms: message.queue_ms,
+        waterfall: <[u64; 8]>::try_from(message.waterfall_us)
+            .ok()
+            .map(Waterfall::from),
         usage: from_json::<Usage>(&message.usage, "usage")?,
         instance_id: if message.instance_id.is_empty() {
             None
@@ -338,6 +359,10 @@ mod tests {
             accepted_at: Timestamp(5),
             losses: 3,
             has_row: true,
+            sent: Some(Sent {
+                gateway: Duration::from_micros(7),
+                at_us: 8,
+            }),
         }
     }
 
@@ -345,7 +370,10 @@ mod tests {
     fn execute_both_ways() {
         let sent = execute("{\"a\": 1}".into());
         let got = Execute::decode(sent.encode().expect("encodes")).expect("decodes");
-        assert_eq!((got.options, got.caller), (sent.options, sent.caller));
+        assert_eq!(
+            (got.options, got.caller, got.sent),
+            (sent.options, sent.caller, sent.sent)
+        );
         assert_eq!(got.input.expect("inline").get(), "{\"a\": 1}");
         let large = execute(format!("\"{}\"", "x".repeat(INLINE_BYTES)));
         assert!(
@@ -370,6 +398,7 @@ mod tests {
             completed_at: Timestamp(3),
             duration_ms: 1.5,
             queue_ms: 0.25,
+            waterfall: Some(Waterfall::from([1, 2, 3, 4, 5, 6, 7, 8])),
             usage: Usage {
                 tokens: Some(9),
                 ..Usage::default()

@@ -97,6 +97,8 @@ async fn run(store: &Store, id: &str) -> domain::Result<()> {
         error: None,
         duration_ms: 4.0,
         queue_ms: 1.0,
+        waterfall: None,
+        recording: None,
         usage: Usage::default(),
     };
     assert!(store.end_execution(end).await?);

@@ -116,6 +116,11 @@ impl Store {
         self.clock.now()
     }
 
+    /// The same in microseconds since the Unix epoch: for spans that begin in one process and end in another.
+    pub fn now_us(&self) -> i64 {
+        self.clock.now_us()
+    }
+
     /// From here on large bytes go into an object store; `None`: into rows. What lies in rows already stays readable.
     #[must_use]
     pub fn with_blobs(mut self, blobs: Option<Blobs>) -> Self {
@@ -253,6 +258,11 @@ fn migrator() -> Migrator {
         (5, "rollups", include_str!("../migrations/0005_rollups.sql")),
         (7, "health", include_str!("../migrations/0007_health.sql")),
         (8, "keys", include_str!("../migrations/0008_keys.sql")),
+        (
+            10,
+            "figures",
+            include_str!("../migrations/0010_figures.sql"),
+        ),
         (14, "listed", include_str!("../migrations/0014_listed.sql")),
         (
             15,

@@ -96,6 +96,20 @@ impl Store {
         row.map(deployment).transpose()
     }
 
+    /// The deployment, if it has changed since `rev`.
+    pub async fn deployment_after(
+        &self,
+        account: &AccountId,
+        id: &DeploymentId,
+        rev: i64,
+    ) -> Result<Option<Deployment>> {
+        let sql = sqlx::AssertSqlSafe(format!(
+            "{COLUMNS} WHERE account = $1 AND id = $2 AND rev > $3"
+        ));
+        let row: Option<Row> = read!(self, pool => sqlx::query_as(sql).bind(account.as_str()).bind(id.as_str()).bind(rev).fetch_optional(pool).await).map_err(failed)?;
+        row.map(deployment).transpose()
+    }
+
     /// One page of an agent's, newest first, and how many there are in all.
     pub async fn deployments(
         &self,

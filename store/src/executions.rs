@@ -11,9 +11,14 @@ use domain::{
     Result, Timestamp,
     execution::{Attempt, Caller, Failure, Mode, Options, Priority, Status, Usage},
     id::{AccountId, AgentId, BootId, ExecutionId, InstanceId, NodeId, VersionId},
+    waterfall::Waterfall,
 };
 use serde_json::value::RawValue;
 use sqlx::Row;
+use std::{
+    sync::{Arc, OnceLock},
+    time::{Duration, Instant},
+};
 
 /// Which execution.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -80,7 +85,35 @@ pub struct End {
     pub error: Option<Failure>,
     pub duration_ms: f64,
     pub queue_ms: f64,
+    /// Up to the handler's end.
+    pub waterfall: Option<Waterfall>,
+    pub recording: Option<Recording>,
     pub usage: Usage,
+}
+
+/// How long an end waits for its turn to be written, from the handler's end on. The row says it, so the commit itself is not in
+/// it; clones are one, and what was said once stays.
+#[derive(Debug, Clone)]
+pub struct Recording {
+    since: Instant,
+    took: Arc<OnceLock<Duration>>,
+}
+
+impl Recording {
+    pub fn since(since: Instant) -> Self {
+        Self {
+            since,
+            took: Arc::default(),
+        }
+    }
+
+    /// Whoever asks first is the one who writes.
+    pub fn took(&self) -> Duration {
+        *self.took.get_or_init(|| {
+            let micros = self.since.elapsed().as_micros();
+            Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX))
+        })
+    }
 }
 
 /// What was refused before any attempt of it began was never accepted: its inserter or its executor takes the row back.
@@ -124,6 +157,7 @@ pub struct Execution {
     pub error: Option<Failure>,
     pub duration_ms: Option<f64>,
     pub queue_ms: Option<f64>,
+    pub waterfall: Option<Waterfall>,
     pub usage: Usage,
 }
 
@@ -138,7 +172,7 @@ pub struct Filter {
 }
 
 const COLUMNS: &str = "account, agent_id, id, version_id, mode, priority, status, body_digest, caller, options, accepted_at, due_at, started_at, \
-     completed_at, attempt, losses, attempts, node_id, boot_id, instance_id, progress, error, duration_ms, queue_ms, cpu_ms, memory_peak_mb, tokens, \
+     completed_at, attempt, losses, attempts, node_id, boot_id, instance_id, progress, error, duration_ms, queue_ms, waterfall, cpu_ms, memory_peak_mb, tokens, \
      metrics, logs_dropped";
 
 /// Reads one row of [`COLUMNS`] (and `output` where it was asked for), on either engine.
@@ -190,6 +224,9 @@ macro_rules! from_row {
                 .transpose()?,
             duration_ms: figure("duration_ms")?,
             queue_ms: figure("queue_ms")?,
+            waterfall: maybe("waterfall")?
+                .map(|waterfall| document(&waterfall, "waterfall"))
+                .transpose()?,
             usage: Usage {
                 cpu_ms: figure("cpu_ms")?,
                 memory_peak_mb: figure("memory_peak_mb")?,

@@ -28,6 +28,8 @@ pub struct Instance {
     pub complaint: Option<String>,
     /// It belongs to this session alone.
     pub session_id: Option<String>,
+    /// Health checks that failed since it became ready.
+    pub failed_checks: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,20 +71,22 @@ type Row = (
     Option<String>,
     Option<String>,
     Option<String>,
+    i64,
 );
 
 impl Store {
     /// Inserts an instance or replaces what is kept of it.
     pub async fn keep_instance(&self, instance: &Instance) -> Result<()> {
         let sql = "INSERT INTO instances (id, account, agent_id, version_id, node_id, boot_id, state, pid, created_at, ready_at, ended_at, failure, \
-             health, complaint, session_id) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) ON CONFLICT (id) DO UPDATE SET state = excluded.state, pid = excluded.pid, \
+             health, complaint, session_id, failed_checks) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16) ON CONFLICT (id) DO UPDATE SET state = excluded.state, pid = excluded.pid, \
              ready_at = excluded.ready_at, ended_at = excluded.ended_at, failure = excluded.failure, \
-             health = excluded.health, complaint = excluded.complaint, session_id = excluded.session_id";
+             health = excluded.health, complaint = excluded.complaint, session_id = excluded.session_id, failed_checks = excluded.failed_checks";
         let failure = instance.failure.as_ref().map(json).transpose()?;
         write!(self, pool => sqlx::query(sql).bind(instance.id.as_str()).bind(instance.account.as_str()).bind(instance.agent_id.as_str())
             .bind(instance.version_id.as_str()).bind(instance.node_id.as_str()).bind(instance.boot_id.as_str()).bind(instance.state.as_str())
             .bind(instance.pid).bind(instance.created_at.0).bind(instance.ready_at.map(|at| at.0)).bind(instance.ended_at.map(|at| at.0)).bind(failure)
             .bind((instance.health != Health::Healthy).then(|| instance.health.as_str())).bind(instance.complaint.as_deref()).bind(instance.session_id.as_deref())
+            .bind(i64::from(instance.failed_checks))
             .execute(pool).await.map(|_| ()))
         .map_err(failed)
     }
@@ -93,7 +97,7 @@ impl Store {
         account: &AccountId,
         agent: &AgentId,
     ) -> Result<Vec<Instance>> {
-        let sql = "SELECT id, account, agent_id, version_id, node_id, boot_id, state, pid, created_at, ready_at, ended_at, failure, health, complaint, session_id FROM instances \
+        let sql = "SELECT id, account, agent_id, version_id, node_id, boot_id, state, pid, created_at, ready_at, ended_at, failure, health, complaint, session_id, failed_checks FROM instances \
              WHERE account = $1 AND agent_id = $2 AND ended_at IS NULL ORDER BY created_at, id LIMIT 5000";
         let rows: Vec<Row> = read!(self, pool => sqlx::query_as(sql).bind(account.as_str()).bind(agent.as_str()).fetch_all(pool).await).map_err(failed)?;
         rows.into_iter()
@@ -114,6 +118,7 @@ impl Store {
                     health,
                     complaint,
                     session_id,
+                    failed_checks,
                 )| {
                     Ok(Instance {
                         id: parsed(&id, "instance id")?,
@@ -134,6 +139,7 @@ impl Store {
                             .map_or(Ok(Health::Healthy), |word| parsed(&word, "health"))?,
                         complaint,
                         session_id,
+                        failed_checks: u32::try_from(failed_checks).unwrap_or(u32::MAX),
                     })
                 },
             )

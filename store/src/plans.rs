@@ -60,6 +60,8 @@ fn end(n: usize) -> End {
         error: None,
         duration_ms: 1.0,
         queue_ms: 1.0,
+        waterfall: None,
+        recording: None,
         usage: Usage::default(),
     }
 }
@@ -137,7 +139,7 @@ async fn nothing_on_the_path_of_an_execution_scans_the_executions() {
                 .await
                 .expect("analyzes");
         }
-        let statements: [(&str, String); 13] = [
+        let statements: [(&str, String); 16] = [
             (
                 "start one",
                 Start::statement::<sqlx::Sqlite>(std::iter::once(&start))
@@ -186,6 +188,9 @@ async fn nothing_on_the_path_of_an_execution_scans_the_executions() {
             ("filtered page", filtered.clone()),
             ("unfinished", executions::unfinished_sql()),
             ("what ended", crate::rollups::ENDED.to_owned()),
+            ("samples", crate::rollouts::ENDED.to_owned()),
+            ("orders", crate::rollouts::ORDERS.to_owned()),
+            ("failed checks", crate::rollouts::FAILED_CHECKS.to_owned()),
             ("purge", executions::PURGE.to_owned()),
             ("purge of logs", logs::PURGE.to_owned()),
         ];
@@ -197,6 +202,8 @@ async fn nothing_on_the_path_of_an_execution_scans_the_executions() {
                     step.starts_with("SCAN e")
                         || step.starts_with("SCAN executions")
                         || step.starts_with("SCAN logs")
+                        || step.starts_with("SCAN deployment_orders")
+                        || step.starts_with("SCAN instances")
                 })
                 .filter(|step| !step.contains("LIMIT"));
             assert_eq!(scans.count(), 0, "{name} (analyzed: {analyzed}):\n{steps}");
@@ -206,7 +213,7 @@ async fn nothing_on_the_path_of_an_execution_scans_the_executions() {
                     "{name} (analyzed: {analyzed}):\n{steps}"
                 );
             }
-            if name == "page" || name == "unfinished" || name == "what ended" {
+            if ["page", "unfinished", "what ended", "samples", "orders"].contains(&name) {
                 assert!(
                     !steps.contains("TEMP B-TREE"),
                     "{name} sorts (analyzed: {analyzed}):\n{steps}"

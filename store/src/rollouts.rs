@@ -39,6 +39,13 @@ pub struct Window {
 pub(crate) const ENDED: &str = "SELECT version_id, completed_at, status, duration_ms FROM executions WHERE account = $1 AND agent_id = $2 \
      AND completed_at >= $3 AND completed_at < $4 AND accepted_at >= $5 ORDER BY completed_at LIMIT $6";
 
+/// Both halves by an index of their own.
+pub(crate) const FAILED_CHECKS: &str = "SELECT CAST(COALESCE(SUM(n), 0) AS BIGINT) FROM (SELECT failed_checks AS n FROM instances \
+     WHERE version_id = $1 AND ended_at IS NULL UNION ALL SELECT CASE WHEN failed_checks > 0 THEN failed_checks WHEN failure IS NOT NULL THEN 1 ELSE 0 END \
+     FROM instances WHERE version_id = $1 AND ended_at >= $2) AS counted";
+
+pub(crate) const ORDERS: &str = "SELECT word, created_by, at FROM deployment_orders WHERE deployment_id = $1 ORDER BY at, id LIMIT $2";
+
 impl Store {
     /// `id` tells orders of the same moment apart, by their sequence.
     pub async fn order_deployment(
@@ -56,8 +63,7 @@ impl Store {
 
     /// In the sequence in which they came.
     pub async fn orders(&self, deployment: &DeploymentId) -> Result<Vec<Given>> {
-        let sql = "SELECT word, created_by, at FROM deployment_orders WHERE deployment_id = $1 ORDER BY at, id LIMIT $2";
-        let rows: Vec<(String, String, i64)> = read!(self, pool => sqlx::query_as(sql).bind(deployment.as_str()).bind(MOST_ORDERS as i64).fetch_all(pool).await)
+        let rows: Vec<(String, String, i64)> = read!(self, pool => sqlx::query_as(ORDERS).bind(deployment.as_str()).bind(MOST_ORDERS as i64).fetch_all(pool).await)
             .map_err(failed)?;
         rows.into_iter()
             .map(|(word, created_by, at)| {
@@ -93,10 +99,10 @@ impl Store {
             .collect()
     }
 
-    /// Instances of a version that ended by a failure at `since` or later.
-    pub async fn failed_instances(&self, version: &VersionId, since: Timestamp) -> Result<u32> {
-        let sql = "SELECT COUNT(*) FROM instances WHERE version_id = $1 AND ended_at >= $2 AND failure IS NOT NULL";
-        let (count,): (i64,) = read!(self, pool => sqlx::query_as(sql).bind(version.as_str()).bind(since.0).fetch_one(pool).await)
+    /// Health checks that failed of instances of a version which live, or ended at `since` or later. One that ended by a failure before
+    /// any check of it failed has failed once.
+    pub async fn failed_checks(&self, version: &VersionId, since: Timestamp) -> Result<u32> {
+        let (count,): (i64,) = read!(self, pool => sqlx::query_as(FAILED_CHECKS).bind(version.as_str()).bind(since.0).fetch_one(pool).await)
             .map_err(failed)?;
         Ok(u32::try_from(count).unwrap_or(u32::MAX))
     }

@@ -112,6 +112,8 @@ pub struct Seen {
     pub refused: Vec<String>,
     /// Sessions that came back to a version which they had left, but for rollbacks that the test made.
     pub came_back: Vec<String>,
+    /// When the last request began that a version answered.
+    pub last: HashMap<String, Instant>,
 }
 
 impl Load {
@@ -147,6 +149,12 @@ impl Load {
         }
     }
 
+    /// When the last request so far began that this version answered.
+    pub fn last(&self, version: &str) -> Option<Instant> {
+        let seen = self.seen.lock().expect("not poisoned");
+        seen.last.get(version).copied()
+    }
+
     pub async fn end(mut self) -> Seen {
         self.stop.store(true, Ordering::SeqCst);
         while let Some(ended) = self.callers.join_next().await {
@@ -176,9 +184,10 @@ impl Caller {
         let mut next = Instant::now();
         while !self.stop.load(Ordering::SeqCst) {
             let epoch = self.epoch.load(Ordering::SeqCst);
+            let begun = Instant::now();
             let answer = self.client.try_post(&path, &body).await;
             let settled = self.epoch.load(Ordering::SeqCst) == epoch;
-            let version = self.note(answer);
+            let version = self.note(answer, begun);
             if let Some(version) = version.filter(|_| settled) {
                 if epoch != last.1 {
                     left.clear();
@@ -200,7 +209,11 @@ impl Caller {
         }
     }
 
-    fn note(&self, answer: Result<crate::client::Answer, String>) -> Option<String> {
+    fn note(
+        &self,
+        answer: Result<crate::client::Answer, String>,
+        begun: Instant,
+    ) -> Option<String> {
         let mut seen = self.seen.lock().expect("not poisoned");
         let answer = match answer {
             Ok(answer) if answer.status == 200 => answer.ok(),
@@ -220,6 +233,8 @@ impl Caller {
         }
         let version = answer["result"]["output"]["v"].as_str().expect("a version");
         *seen.answers.entry(version.to_owned()).or_default() += 1;
+        let last = seen.last.entry(version.to_owned()).or_insert(begun);
+        *last = begun.max(*last);
         Some(version.to_owned())
     }
 }

@@ -58,6 +58,7 @@ fn execute() -> Execute {
         accepted_at: Timestamp(5),
         losses: 0,
         has_row: true,
+        sent: None,
     }
 }
 

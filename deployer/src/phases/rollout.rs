@@ -14,6 +14,7 @@ use domain::{
 };
 use proto::{convert::read_sample, v1::SamplesRequest};
 use std::time::Duration;
+use store::instances::Instance;
 use tokio::time::Instant;
 
 /// Nodes are looked after so often while a stage waits: the keeper leaves an agent alone that has a deployment.
@@ -109,16 +110,21 @@ async fn measure_capacity(job: &Job) -> Result<()> {
 impl Job {
     /// Instances that the version must have before the one before it loses its last caller.
     pub async fn capacity(&self, baseline: &Route) -> Result<u32> {
-        let store = &self.deps.store;
         let (min, max) = provision::bounds(&self.version()?.spec.scaling);
-        let living = store
-            .living_instances(&self.deployment.account, &self.deployment.agent_id)
-            .await?;
-        let serve = living.iter().filter(|one| {
-            one.version_id == baseline.version_id && one.state == domain::instance::State::Ready
-        });
-        let serving = u32::try_from(serve.count()).unwrap_or(u32::MAX);
+        let ready = self.ready_instances(baseline).await?;
+        let serving = u32::try_from(ready.len()).unwrap_or(u32::MAX);
         Ok(serving.max(min).min(max))
+    }
+
+    /// As the rows have it.
+    pub async fn ready_instances(&self, of: &Route) -> Result<Vec<Instance>> {
+        let row = &self.deployment;
+        let store = &self.deps.store;
+        let mut living = store.living_instances(&row.account, &row.agent_id).await?;
+        living.retain(|one| {
+            one.version_id == of.version_id && one.state == domain::instance::State::Ready
+        });
+        Ok(living)
     }
 }
 
@@ -225,7 +231,7 @@ async fn look(job: &Job, stage: Stage, weight: u32, measured: &mut Measured) -> 
     let counted = count(job, baseline, from).await;
     let now = job.deps.store.now();
     let version = &job.version()?.id;
-    let failures = job.deps.store.failed_instances(version, from).await?;
+    let failures = job.deps.store.failed_checks(version, from).await?;
     let last = is_last(&rollout, &job.notes.orders(), job.notes.since(), now);
     let samples = job.notes.rollout().samples;
     let plan = &rollout.plan;

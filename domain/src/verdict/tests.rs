@@ -103,6 +103,17 @@ fn one_whose_tail_alone_is_slower_fails() {
     assert!(failed >= 18, "{failed} of 20 by 3000 executions");
 }
 
+/// Nobody would see it in the median or the mean: it takes many executions, and it is seen.
+#[test]
+fn one_whose_tail_alone_is_slower_by_three_tenths_fails() {
+    let how = Behaviour {
+        slower_tail: 1.3,
+        ..SOUND
+    };
+    let failed = failing(10, how, 3000);
+    assert!(failed >= 9, "{failed} of 10 by 15000 executions");
+}
+
 #[test]
 fn bounds_hold_the_truth_and_narrow() {
     let wide = share_bounds(5, 100);

@@ -62,14 +62,18 @@ const PRCTL: [libc::c_int; 24] = [
 /// linux/tcp.h: upper-layer protocols come as kernel modules.
 const TCP_ULP: u64 = 31;
 
-/// The program, ready for [`install`]. It does not depend on the sandbox, so it is made while a helper waits.
-pub fn program() -> Result<BpfProgram, Error> {
+/// The program, ready for [`install`]. `counted`: a control group counts memory that belongs to no process's map; else files without
+/// a name, which could hold any amount of it, are refused.
+pub fn program(counted: bool) -> Result<BpfProgram, Error> {
     let arch = std::env::consts::ARCH.try_into().map_err(|e| refused(&e))?;
     let mut rules: std::collections::BTreeMap<i64, Vec<SeccompRule>> = calls::ALLOWED
         .iter()
         .map(|call| (*call, Vec::new()))
         .collect();
     rules.extend(looked_into().map_err(|e| refused(&e))?);
+    if !counted {
+        rules.remove(&libc::SYS_memfd_create);
+    }
     let refuse = SeccompAction::Errno(libc::EPERM as u32);
     let filter =
         SeccompFilter::new(rules, refuse, SeccompAction::Allow, arch).map_err(|e| refused(&e))?;

@@ -65,6 +65,7 @@ impl Pool {
                     used: false,
                     health: Health::Healthy,
                     complaint: None,
+                    failed_checks: 0,
                     owner: None,
                     leaving: Leaving::No,
                     look: None,
@@ -204,6 +205,7 @@ impl Pool {
             let mut seats = pool.seats.iter();
             if let Some(seat) = seats.find(|seat| seat.instance.id == instance.id) {
                 (row.health, row.complaint) = (seat.health, seat.complaint.clone());
+                row.failed_checks = seat.failed_checks;
                 row.session_id = seat.session().map(str::to_owned);
             }
         }
@@ -241,6 +243,7 @@ impl Pool {
             health: Health::Healthy,
             complaint: None,
             session_id: None,
+            failed_checks: 0,
         }
     }
 

@@ -68,12 +68,13 @@ impl Pool {
             let before = condition.health();
             condition = condition.after(sign);
             let health = condition.health();
-            if health == before && health != Health::Unhealthy {
+            let failed = matches!(sign, Sign::Ill(_) | Sign::Silent);
+            if health == before && !failed {
                 continue;
             }
             let complaint = complaint(&check.path, sign);
             tracing::info!(instance.id = %instance.id, agent.id = %self.version.spec.agent_id, health = health.as_str(), complaint, "an instance changed its health");
-            self.note_health(instance, health, complaint).await;
+            self.note_health(instance, health, complaint, failed).await;
             if health == Health::Unhealthy {
                 self.replace(instance, sign);
             }
@@ -93,6 +94,7 @@ impl Pool {
         instance: &Arc<Instance>,
         health: Health,
         complaint: Option<String>,
+        failed: bool,
     ) {
         let seen = {
             let mut state = self.state();
@@ -100,6 +102,7 @@ impl Pool {
             let seat = seats.find(|seat| Arc::ptr_eq(&seat.instance, instance));
             seat.map(|seat| {
                 (seat.health, seat.complaint) = (health, complaint);
+                seat.failed_checks += u32::from(failed);
                 seat.ready_at
             })
         };

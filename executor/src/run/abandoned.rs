@@ -4,6 +4,7 @@ use super::Runner;
 use domain::{
     Result, Timestamp,
     execution::{Attempt, Failure, FailureCode, FailurePhase, MOST_LOSSES, Status, Usage},
+    waterfall::Waterfall,
 };
 use proto::convert::Execute;
 use std::time::Duration;
@@ -26,6 +27,8 @@ impl Runner {
         } else {
             FailurePhase::Spawn
         };
+        let waited = row.started_at.unwrap_or(now).since(row.accepted_at);
+        let ran = row.started_at.map_or(Duration::ZERO, |at| now.since(at));
         let end = End {
             key: row.key.clone(),
             attempt: row.attempt,
@@ -37,15 +40,10 @@ impl Runner {
             instance_id: row.instance_id.clone(),
             output: None,
             error: Some(Failure::new(FailureCode::InstanceCrashed, phase, message)),
-            duration_ms: row
-                .started_at
-                .map_or(0.0, |at| now.since(at).as_secs_f64() * 1000.0),
-            queue_ms: row
-                .started_at
-                .unwrap_or(now)
-                .since(row.accepted_at)
-                .as_secs_f64()
-                * 1000.0,
+            duration_ms: ran.as_secs_f64() * 1000.0,
+            queue_ms: waited.as_secs_f64() * 1000.0,
+            waterfall: Some(Waterfall::coarse(waited, ran)),
+            recording: None,
             usage: Usage::default(),
         };
         self.store.end_execution(end).await.map(|_| ())

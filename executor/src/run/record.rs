@@ -5,10 +5,11 @@ use crate::{call::Attempted, held::Hold};
 use domain::{
     Error, Kind, Result, Timestamp,
     execution::{Ending, Outcome},
+    waterfall::Waterfall,
 };
 use proto::convert::{self, Execute};
 use std::time::Duration;
-use store::executions::{End, New, Start};
+use store::executions::{End, New, Recording, Start};
 
 /// Between two looks for a row: about as long as a commit takes.
 const ROW_PAUSE: Duration = Duration::from_millis(1);
@@ -61,12 +62,13 @@ impl Runner {
             Ending::Completed(_) => None,
         };
         note(&mut road, &attempted, error.clone(), &self.holder);
-        let queue_ms = attempted
-            .started_at
-            .unwrap_or(attempted.completed_at)
-            .since(execute.accepted_at)
-            .as_secs_f64()
-            * 1000.0;
+        let recording = Recording::since(attempted.ended);
+        let waterfall = attempted.waterfall.unwrap_or_else(|| {
+            let waited = attempted.completed_at.since(execute.accepted_at);
+            Waterfall::coarse(waited, Duration::ZERO)
+        });
+        let waterfall = waterfall.whole_micros();
+        let queue_ms = waterfall.queue_time().as_secs_f64() * 1000.0;
         let mut outcome = Outcome {
             status: attempted.ending.status(),
             output: None,
@@ -77,6 +79,7 @@ impl Runner {
             completed_at: attempted.completed_at,
             duration_ms: attempted.duration_ms,
             queue_ms,
+            waterfall: Some(waterfall),
             usage: attempted.usage,
             instance_id: attempted.instance_id,
             logs: attempted.lines,
@@ -97,6 +100,8 @@ impl Runner {
             error: outcome.error.clone(),
             duration_ms: outcome.duration_ms,
             queue_ms,
+            waterfall: outcome.waterfall,
+            recording: Some(recording.clone()),
             usage: outcome.usage.clone(),
         };
         let recorded = self.record(execute, end).await;
@@ -109,6 +114,11 @@ impl Runner {
             _ => error,
         })?;
         if recorded.is_none() {
+            let record = recording.took();
+            outcome.waterfall = Some(Waterfall {
+                record,
+                ..waterfall
+            });
             self.counts.ended(execute.options.mode, &outcome);
         }
         let outcome = recorded.unwrap_or(outcome);
@@ -178,6 +188,7 @@ fn recorded(row: store::executions::Execution) -> Outcome {
         completed_at: row.completed_at.unwrap_or(row.accepted_at),
         duration_ms: row.duration_ms.unwrap_or(0.0),
         queue_ms: row.queue_ms.unwrap_or(0.0),
+        waterfall: row.waterfall,
         usage: row.usage,
         instance_id: row.instance_id,
         logs: Vec::new(),

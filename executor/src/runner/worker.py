@@ -45,12 +45,14 @@ HEADER = Struct(">IBQ")
 READ_BYTES = 65_536  # one read; a larger buffer would be mapped and unmapped by malloc each time
 BACKLOG_BYTES = 1 << 20  # what may wait for the socket before a sender waits itself
 QUICK_SECONDS = 0.0005  # a sync handler below this may run on the reading thread
-QUICK_STREAK = 8  # so many quick calls in a row make a handler quick
+QUICK_STREAK = 8  # so many quick calls in a row make a handler quick,
+FORGIVEN_SECONDS = 0.01  # and more of them outweigh one of up to this: any call may lose its processor for a while
+STREAK_MOST, STREAK_COST = 64, 16  # so many are remembered, and so many does that one take
 FLUSH_ROUNDS = 8  # how often one thread writes what others have posted meanwhile
 FLUSH_SECONDS = 0.0002  # results of a pipelined batch wait at most this long for each other
 TICK_MS = 1  # how often the attendant looks whether the main thread is stuck in a sync handler
 LOOP_TICK_SECONDS = 0.02  # how long an event loop may leave the socket unread
-AWAKE_SECONDS = 0.05  # the attendant sleeps once nothing has happened for this long
+DENSE_BEATS = 4  # over that in a tick (a read and a call are one each), the attendant stays awake for the next
 LOG_LINES, LOG_SECONDS, LOG_BATCH_BYTES = 64, 0.05, 262_144
 LOG_WINDOW_SECONDS = 60.0  # the instance's own lines are bounded per window, an execution's for good
 MEMORY_SECONDS = 0.01  # peaks are read from the kernel at most this often
@@ -892,7 +894,6 @@ class Attendant:
         self.watching = False  # whether the socket is polled here
         self.recheck_at = 0.0
         self.seen = -1
-        self.awake_until = 0.0
 
     def start(self) -> None:
         self.poller.register(self.wake_read, POLLIN)
@@ -1022,6 +1023,7 @@ class SyncEngine(Idle):
         self.ready: deque[Call] = deque()
         self.busy = False  # the main thread is not waiting in a read
         self.beat = 0
+        self.dense = False  # many calls in the last tick
         self.streak = QUICK_STREAK if worker.concurrency == 1 else 0
         self.pool = Pool(worker.concurrency, self.run)
 
@@ -1088,10 +1090,12 @@ class SyncEngine(Idle):
             self.settle(call)
         ended = perf_counter()
         cpu = thread_time() - cpu
-        if ended - began > QUICK_SECONDS:
-            self.streak = 0
+        lasted = ended - began
+        if lasted <= QUICK_SECONDS:
+            if self.streak < STREAK_MOST:
+                self.streak += 1
         else:
-            self.streak += 1
+            self.streak = max(self.streak - STREAK_COST, 0) if lasted <= FORGIVEN_SECONDS else 0
         call.cpu = cpu
         if failure is None:
             worker.finish(call, value, ended)
@@ -1155,15 +1159,15 @@ class SyncEngine(Idle):
     def patience(self, attendant: Attendant, now: float) -> int | None:
         if attendant.watching:
             return int(LOG_SECONDS * 1000)
-        if self.busy:
-            attendant.awake_until = now + AWAKE_SECONDS
-            return TICK_MS
-        return TICK_MS if now < attendant.awake_until else None
+        return TICK_MS if self.busy or self.dense else None
 
     def attend(self, attendant: Attendant) -> None:
-        """Takes the reading over when the main thread has been in one handler for a whole tick."""
-        stuck = self.busy and self.beat == attendant.seen
-        attendant.seen = self.beat
+        """Takes the reading over when the main thread has been in one handler for a whole tick. Between calls that come
+        seldom the attendant sleeps, and the next call wakes it: ticks would cost more than all else of such a call."""
+        beat = self.beat
+        stuck = self.busy and beat == attendant.seen
+        self.dense = beat - attendant.seen > DENSE_BEATS
+        attendant.seen = beat
         if not stuck:
             attendant.watch(False)
         elif not attendant.watching and self.worker.frames.lock.acquire(False):

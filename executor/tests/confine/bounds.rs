@@ -88,6 +88,25 @@ async fn memory() {
     }
 }
 
+/// Memory that is in a map and private to nobody, and memory that is in no map at all.
+#[tokio::test]
+async fn memory_that_is_shared() {
+    for level in levels("memory-shared").await {
+        let mut spec = python(
+            "import errno\ntry: say(len(str(os.memfd_create('m'))) and 'made')\nexcept OSError as e: say(errno.errorcode[e.errno])\n\
+             import mmap\nkept = []\nfor _ in range(50):\n    kept.append(mmap.mmap(-1, 4 << 20)); kept[-1].write(b'x' * (4 << 20)); time.sleep(0.02)\ntime.sleep(60)",
+        );
+        spec.memory_mb = 64;
+        let mut worker = spawn(&spec, &level).await.unwrap();
+        let counted = level.memory == "cgroup";
+        let made = if counted { "made" } else { "EPERM" };
+        assert_eq!(said(&mut worker).await, json!(made), "{level}");
+        let exit = ended(&worker).await;
+        assert!(exit.oom_killed, "{exit:?} under {level}");
+        worker.kill().await.unwrap();
+    }
+}
+
 /// Many small processes: no single one is over the limit of its own, but their sum is.
 #[tokio::test]
 async fn memory_of_many() {

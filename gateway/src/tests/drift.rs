@@ -87,7 +87,7 @@ fn deploy() {
     let error = api::agents::request::read(sent.as_bytes(), Limits::default())
         .expect_err("unknown members");
     assert_eq!(objects, read(&error));
-    assert_eq!(objects.len(), 12);
+    assert_eq!(objects.len(), 13);
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod dead_letters;
 mod deploy;
 mod door;
 mod drift;
+mod edge;
 mod execute;
 mod read;
 mod stream;

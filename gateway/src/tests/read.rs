@@ -44,6 +44,17 @@ async fn without_monitor_what_is_not_known_is_null() {
 
 struct Fake;
 
+fn total_of(agent_id: String) -> Summary {
+    Summary {
+        agent_id,
+        total: 5,
+        failed: 1,
+        cancelled: 1,
+        avg_ms: Some(2.0),
+        ..Summary::default()
+    }
+}
+
 #[tonic::async_trait]
 impl Monitor for Fake {
     async fn query(&self, request: Request<QueryRequest>) -> Result<Response<QueryReply>, Status> {
@@ -68,6 +79,7 @@ impl Monitor for Fake {
             cancelled: 1,
             avg_ms: Some(3.0),
             uptime_percent: Some(99.5),
+            ever: Some(total_of(asked.agent_id)),
         }))
     }
 
@@ -75,20 +87,12 @@ impl Monitor for Fake {
         &self,
         request: Request<SummarizeRequest>,
     ) -> Result<Response<SummarizeReply>, Status> {
-        let one = |agent_id| Summary {
-            agent_id,
-            total: 5,
-            failed: 1,
-            cancelled: 1,
-            avg_ms: Some(2.0),
-            ..Summary::default()
-        };
         Ok(Response::new(SummarizeReply {
             summaries: request
                 .into_inner()
                 .agent_ids
                 .into_iter()
-                .map(one)
+                .map(total_of)
                 .collect(),
         }))
     }

@@ -363,6 +363,7 @@ pub fn echo(execute: &Execute) -> Reply {
         completed_at: Timestamp(execute.accepted_at.0 + 1),
         duration_ms: 1.0,
         queue_ms: 0.5,
+        waterfall: None,
         usage: Usage::default(),
         instance_id: None,
         logs: Vec::new(),
@@ -409,6 +410,8 @@ pub fn end(execute: &Execute, outcome: &Outcome) -> store::executions::End {
         error: outcome.error.clone(),
         duration_ms: outcome.duration_ms,
         queue_ms: outcome.queue_ms,
+        waterfall: None,
+        recording: None,
         usage: outcome.usage.clone(),
     }
 }

@@ -159,6 +159,8 @@ impl World {
             error: None,
             duration_ms,
             queue_ms: 0.0,
+            waterfall: None,
+            recording: None,
             usage: Usage {
                 metrics: ran.metrics,
                 ..Usage::default()

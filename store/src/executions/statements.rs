@@ -4,8 +4,9 @@
 //! A status is asked for through COALESCE: the index of open executions must not look like a way to one row, as it does while
 //! the table is small.
 
-use super::{End, New, Progress, Start, Withdraw};
+use super::{End, New, Progress, Recording, Start, Withdraw};
 use crate::db::json;
+use domain::waterfall::Waterfall;
 use sqlx::{Database, Encode, QueryBuilder, Type, query_builder::Separated};
 
 /// How many rows a statement may be made for.
@@ -54,7 +55,7 @@ where
 }
 
 /// The columns that the end of an attempt writes.
-const ENDED: [&str; 16] = [
+const ENDED: [&str; 17] = [
     "attempt",
     "status",
     "due_at",
@@ -66,6 +67,7 @@ const ENDED: [&str; 16] = [
     "error",
     "duration_ms",
     "queue_ms",
+    "waterfall",
     "cpu_ms",
     "memory_peak_mb",
     "tokens",
@@ -92,6 +94,7 @@ where
         .push_bind(end.and_then(|end| json(end.error.as_ref()?).ok()))
         .push_bind(end.map(|end| end.duration_ms))
         .push_bind(end.map(|end| end.queue_ms))
+        .push_bind(end.and_then(|end| json(&end.whole_waterfall()?).ok()))
         .push_bind(usage.and_then(|usage| usage.cpu_ms))
         .push_bind(usage.and_then(|usage| usage.memory_peak_mb))
         .push_bind(usage.and_then(|usage| usage.tokens))
@@ -184,6 +187,14 @@ impl Start {
 }
 
 impl End {
+    fn whole_waterfall(&self) -> Option<Waterfall> {
+        let took = self.recording.as_ref().map(Recording::took);
+        Some(Waterfall {
+            record: took.unwrap_or_default(),
+            ..self.waterfall?
+        })
+    }
+
     pub(crate) fn statement<'a, DB>(
         rows: impl ExactSizeIterator<Item = &'a Self> + 'a,
     ) -> QueryBuilder<DB>

@@ -27,7 +27,7 @@ fn crash_loop(n: u128, crashes: u32) -> CrashLoop {
     }
 }
 
-fn ready(n: u128) -> Instance {
+pub fn ready(n: u128) -> Instance {
     Instance {
         id: InstanceId::from_uuid(uuid::Uuid::from_u128(n)),
         account: account("a"),
@@ -44,6 +44,7 @@ fn ready(n: u128) -> Instance {
         health: Health::Healthy,
         complaint: None,
         session_id: None,
+        failed_checks: 0,
     }
 }
 

@@ -14,6 +14,7 @@ mod leases;
 mod links;
 mod logs;
 mod nodes;
+mod rollouts;
 mod rollups;
 mod s3;
 mod waiting;
@@ -78,6 +79,10 @@ conformance! {
         a_crash_loop_goes_on_until_it_ends,
         instances_say_how_they_are,
         sessions_by_what_they_executed;
+    rollouts:
+        orders_come_in_their_sequence,
+        samples_by_their_end_and_their_acceptance,
+        failed_checks_of_who_lives_or_ended_since;
     rollups:
         ended_executions_by_their_end,
         cells_are_written_with_their_position,

@@ -174,6 +174,8 @@ pub fn end(key: &Key, attempt: u32, status: Status, at: i64) -> End {
         error: None,
         duration_ms: 5.0,
         queue_ms: 0.5,
+        waterfall: None,
+        recording: None,
         usage: Usage::default(),
     }
 }

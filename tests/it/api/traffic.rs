@@ -27,15 +27,17 @@ async fn moved(client: &Client, version: &str, body: &Value) -> (String, Duratio
     (path, begun.elapsed())
 }
 
-/// From the order until the new version answers nobody.
-async fn gone_back(client: &Client, path: &str) -> Duration {
+/// From the order until the last request began that the new version answered.
+async fn gone_back(client: &Client, load: &Load, version: &str, path: &str) -> Duration {
     let begun = Instant::now();
     assert_eq!(client.order(path, "abort").await.status, 202);
     let back = |document: &Value| document["rollout"]["rolled_back_at"].is_string();
     client
         .deployment_until(path, "callers have gone back", back)
         .await;
-    begun.elapsed()
+    client.deployment_status(path, "rolled_back").await;
+    let last = load.last(version).expect("it has answered somebody");
+    last.saturating_duration_since(begun)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -78,15 +80,14 @@ async fn nobody_is_refused_and_nobody_comes_back() {
         client.share(&path, 25.0).await;
         // From here on callers may be back.
         epoch.fetch_add(1, Ordering::SeqCst);
-        rolled_back.push(gone_back(client, &path).await);
-        client.deployment_status(&path, "rolled_back").await;
+        let name = format!("canary-{n}");
+        rolled_back.push(gone_back(client, &load, &name, &path).await);
         epoch.fetch_add(1, Ordering::SeqCst);
     }
     let body = update("blue_green", &source("last", "pass"), json!({}));
     let (path, _) = moved(client, "5.0.0", &body).await;
     epoch.fetch_add(1, Ordering::SeqCst);
-    rolled_back.push(gone_back(client, &path).await);
-    client.deployment_status(&path, "rolled_back").await;
+    rolled_back.push(gone_back(client, &load, "last", &path).await);
     let seen = load.end().await;
     eprintln!(
         "switches took {switched:?}, rollbacks {rolled_back:?}, answers {:?}",

@@ -5,4 +5,5 @@ mod kill9;
 mod leaving;
 mod lost_node;
 mod rolling;
+mod rollouts;
 mod storm;

@@ -215,6 +215,29 @@ async fn it_never_returns_and_will_not_listen() {
 }
 
 #[tokio::test]
+async fn it_computes_within_its_quota() {
+    let plain = Cluster::start().await;
+    let health = plain.client.get("/api/v1/system/health").await.ok();
+    let level = health["nodes"][0]["isolation"].as_str().expect("a level");
+    if !level.contains(" cpu") {
+        return; // such a host refuses to start with a quota
+    }
+    drop(plain);
+    let options = phalanx_tests::Options::default().set("PHALANX__EXECUTOR__CPUS", "0.25");
+    let cluster = Cluster::start_with(options).await;
+    let source = "import time\ndef handler(input):\n    end = time.monotonic() + 2\n    while time.monotonic() < end: pass\n    return time.process_time()\n";
+    let body = fixtures::agent("spins", source);
+    cluster.client.deployed(&body).await;
+    let used = cluster.client.output("spins", json!({})).await;
+    // A quarter of two seconds, what its start took, and a period at either end.
+    assert!(
+        used.as_f64().is_some_and(|used| used < 1.2),
+        "{used} s of processor time"
+    );
+    still_serves(&cluster).await;
+}
+
+#[tokio::test]
 async fn it_speaks_our_protocol() {
     let cluster = Cluster::start().await;
     // Whatever it writes on its descriptors, it can only end itself.

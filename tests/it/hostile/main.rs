@@ -4,9 +4,11 @@ mod archives;
 mod attacks;
 mod bodies;
 mod bombs;
+mod edge;
 mod egress;
 mod ends;
 mod handlers;
+mod honest;
 mod keys;
 mod walls;
 

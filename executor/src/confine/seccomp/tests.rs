@@ -2,7 +2,7 @@ use super::*;
 
 use std::sync::LazyLock;
 
-static PROGRAM: LazyLock<BpfProgram> = LazyLock::new(|| program().expect("a program"));
+static PROGRAM: LazyLock<BpfProgram> = LazyLock::new(|| program(true).expect("a program"));
 
 /// Runs a program as the kernel would on one call. Only what `seccompiler` and the prologue write.
 fn answer(program: &[sock_filter], arch: u32, call: u32, args: [u64; 6]) -> u32 {
@@ -286,4 +286,12 @@ fn the_kernel_agrees() {
         asking.join().expect("no panic"),
         [None, None, refused, refused]
     );
+}
+
+#[test]
+fn memory_that_nobody_would_count_is_refused() {
+    let call = u32::try_from(libc::SYS_memfd_create).expect("a number");
+    let without = program(false).expect("a program");
+    assert_eq!(answer(&without, ARCH, call, [0; 6]), EPERM);
+    assert_eq!(answer(&PROGRAM, ARCH, call, [0; 6]), ALLOW);
 }

@@ -20,7 +20,7 @@ use domain::{
     metrics::{Granularity, Range},
     traffic::Route,
 };
-use proto::v1::{QueryReply, Summary};
+use proto::v1::QueryReply;
 use serde::Serialize;
 use store::{
     agents::{Filter, Listed, Sort},
@@ -151,13 +151,12 @@ pub async fn get(
     };
     let now = app.store.now();
     let day = Range::new(Timestamp(now.0 - 86_400_000), now, Granularity::FiveMinutes)?;
-    let (listed, instances, loops, events, totals, day) = tokio::join!(
+    let (listed, instances, loops, events, day) = tokio::join!(
         app.store
             .agents(account, &filter, (Sort::CreatedAt, true), 0, 1),
         app.store.living_instances(account, id),
         app.store.crash_loops(account, Some(id)),
         app.store.scaling_events(account, id, 50),
-        monitor::summaries(&app, account, vec![id.to_string()], Timestamp(0), None),
         monitor::glance(&app, account, id, day),
     );
     let one = listed?
@@ -170,7 +169,7 @@ pub async fn get(
         .iter()
         .filter(|instance| runs(instance.state))
         .count();
-    let performance = performance(totals.as_deref().map(<[Summary]>::first), day.as_ref(), now);
+    let performance = performance(day.as_ref(), now);
     let health = Wellbeing::of_agent(id, &instances, &loops?).health(&one);
     Ok(respond::ok(&details(
         &app,
@@ -239,13 +238,9 @@ fn share(route: &Route) -> Share {
     }
 }
 
-/// `totals` is nothing where monitor is silent, and nothing within where the agent has never run.
-fn performance(
-    totals: Option<Option<&Summary>>,
-    day: Option<&QueryReply>,
-    now: Timestamp,
-) -> Performance {
-    let ran = totals.flatten();
+/// `day` is nothing where monitor is silent; an agent that has never run has no totals.
+fn performance(day: Option<&QueryReply>, now: Timestamp) -> Performance {
+    let ran = day.and_then(|day| day.ever.as_ref());
     let recent = day.and_then(|day| {
         let newest = &day.buckets[day.buckets.len().checked_sub(2)?..];
         let seconds = (now.0 - newest.first()?.start_ms).max(1) as f64 / 1000.0;
@@ -253,7 +248,7 @@ fn performance(
     });
     Performance {
         uptime: day.and_then(|day| day.uptime_percent),
-        total_requests: totals.map(|_| ran.map_or(0, |ran| ran.total)),
+        total_requests: day.map(|_| ran.map_or(0, |ran| ran.total)),
         avg_response_time: ran.and_then(|ran| ran.avg_ms),
         error_rate: ran.and_then(|ran| Ends::from(ran).error_rate()),
         throughput: recent,

@@ -1,10 +1,17 @@
 //! GET /agents/{id}/deployments/{deployment_id}. A deletion's is readable after its agent is gone.
 
-use super::rollout::RolloutDocument;
+use super::{events, rollout::RolloutDocument};
 use crate::{
-    app::App, door::Who, error::Answer, monitor, monitor::Ends, openapi, params::Path, respond,
+    app::App,
+    door::Who,
+    error::Answer,
+    monitor,
+    monitor::Ends,
+    openapi,
+    params::{Params, Path},
+    respond, sse,
 };
-use axum::{extract::State, response::Response};
+use axum::{extract::State, http::HeaderMap, response::Response};
 use domain::{
     Timestamp,
     deployment::{Kind, Phase, PhaseRecord, PhaseStatus, Status},
@@ -84,15 +91,29 @@ struct DeploymentPerformance {
 }
 
 /// Read a deployment
+///
+/// With `follow=true`, or where events are accepted, as server-sent events until its end: `phase` when one begins and ends, `log` for
+/// each line, `rollout` with what has become of it, `lost` with a count of lines that were not kept, and at last `end` with its status.
+/// `Last-Event-ID` goes on after that event, on any gateway.
 #[utoipa::path(get, path = "/api/v1/agents/{agent_id}/deployments/{deployment_id}", operation_id = "get_deployment", tag = "deployments",
-    params(("agent_id" = String, Path), ("deployment_id" = String, Path)), responses((status = 200, body = DeploymentStatus)))]
+    params(("agent_id" = String, Path), ("deployment_id" = String, Path), ("follow" = Option<bool>, Query),
+        ("Last-Event-ID" = Option<u64>, Header, description = "The last event that came, to go on after it")),
+    responses((status = 200, content((DeploymentStatus = "application/json"), (String = "text/event-stream")))))]
 pub async fn get(
     State(app): State<App>,
     who: Who,
     Path(path): Path<(String, String)>,
+    params: Params,
+    headers: HeaderMap,
 ) -> Answer<Response> {
     let account = &who.key.account;
+    let follow = params.flag("follow");
+    params.check()?;
     let one = super::found(&app, &who, &path).await?;
+    if follow || sse::wanted(&headers) {
+        let after = sse::last_event_id(&headers)?;
+        return Ok(events::follow(app, one, after));
+    }
     let agent_id = one.agent_id.clone();
     let now = app.store.now();
     let version = match &one.version_id {

@@ -1,6 +1,7 @@
 //! Deployments: the road of a version, and of a deletion; and orders to one on its way.
 
 pub mod abort;
+mod events;
 pub mod get;
 pub mod list;
 pub mod order;

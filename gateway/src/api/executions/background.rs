@@ -35,6 +35,7 @@ pub async fn accept(app: &App, mut call: Call) -> Answer<Response> {
     if !app.store.insert_execution(call.row()?).await? {
         return repeat::repeat(app, key, &digest, Mode::Async, None).await;
     }
+    call.way.sets_out(app);
     if let Err(error) = app
         .bus
         .enqueue_execution(&call.way.execute, accepted_at)

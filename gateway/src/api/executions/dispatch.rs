@@ -7,6 +7,7 @@ use domain::{
     Error, Kind, Result,
     execution::{Failure, FailureCode, FailurePhase},
     id::NodeId,
+    waterfall::Sent,
 };
 use proto::convert::{Execute, Reply};
 use std::{sync::Arc, time::Duration};
@@ -22,6 +23,18 @@ pub struct Way {
     pub hosts: Arc<[NodeId]>,
     pub chance: u64,
     pub deadline: Duration,
+    /// When it was accepted.
+    pub begun: std::time::Instant,
+}
+
+impl Way {
+    /// The gateway's part ends here; what follows is others'.
+    pub fn sets_out(&mut self, app: &App) {
+        self.execute.sent.get_or_insert_with(|| Sent {
+            gateway: self.begun.elapsed(),
+            at_us: app.store.now_us(),
+        });
+    }
 }
 
 /// What came of it.
@@ -47,6 +60,7 @@ enum Asked {
 
 pub async fn dispatch(app: &App, way: &mut Way) -> Dispatched {
     let until = Instant::now() + way.deadline;
+    way.sets_out(app);
     loop {
         let sent = round(app, way, until).await;
         let Dispatched::Lost(error) = sent else {

@@ -6,6 +6,7 @@ use domain::{
     execution::{Attempt, Failure, FailureCode, FailurePhase, Mode, Outcome, Priority, Status},
     id::InstanceId,
     log::{Level, Line},
+    waterfall::Waterfall,
 };
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -55,7 +56,52 @@ pub struct Times {
     #[schema(schema_with = openapi::time)]
     completed_at: Timestamp,
     duration: f64,
+    /// Everything before the handler: the first six of `waterfall`.
     queue_time: f64,
+    waterfall: Option<Phases>,
+}
+
+/// Where the time went, in milliseconds, one phase after the other.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Phases {
+    /// Read, allowed, kept where it is kept first, and handed to the bus.
+    gateway: f64,
+    /// Waited: in its lane, for a seat, for earlier attempts.
+    queue: f64,
+    /// On its way to an executor and an instance.
+    placement: f64,
+    /// The instance that it waited for was started, imported the agent, and became ready.
+    spawn: f64,
+    import: f64,
+    init: f64,
+    handler: f64,
+    /// From the handler's end until it was this execution's turn to be written; the commit itself cannot be in what it commits.
+    record: f64,
+}
+
+impl From<Waterfall> for Phases {
+    fn from(waterfall: Waterfall) -> Self {
+        let [
+            gateway,
+            queue,
+            placement,
+            spawn,
+            import,
+            init,
+            handler,
+            record,
+        ] = waterfall.phases().map(|phase| phase.as_secs_f64() * 1000.0);
+        Self {
+            gateway,
+            queue,
+            placement,
+            spawn,
+            import,
+            init,
+            handler,
+            record,
+        }
+    }
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -155,6 +201,7 @@ impl<'a> ExecutionResult<'a> {
                 completed_at: outcome.completed_at,
                 duration: outcome.duration_ms,
                 queue_time: outcome.queue_ms,
+                waterfall: outcome.waterfall.map(Phases::from),
             },
             logs: outcome.logs.iter().map(LogEntry::from).collect(),
             attempt: outcome.attempt,
@@ -175,6 +222,7 @@ pub fn outcome(row: Execution, logs: Vec<Line>) -> Outcome {
         completed_at: row.completed_at.unwrap_or(row.due_at),
         duration_ms: row.duration_ms.unwrap_or(0.0),
         queue_ms: row.queue_ms.unwrap_or(0.0),
+        waterfall: row.waterfall,
         usage: row.usage,
         instance_id: row.instance_id,
         logs,
@@ -230,6 +278,7 @@ struct ExecutionFigures {
     memory_peak: Option<f64>,
     cpu_time: Option<f64>,
     queue_time: Option<f64>,
+    waterfall: Option<Phases>,
     tokens_used: Option<i64>,
 }
 
@@ -280,6 +329,7 @@ impl<'a> ExecutionStatus<'a> {
                 memory_peak: row.usage.memory_peak_mb,
                 cpu_time: row.usage.cpu_ms,
                 queue_time: row.queue_ms,
+                waterfall: row.waterfall.map(Phases::from),
                 tokens_used: row.usage.tokens,
             },
             logs: logs.map(LogEntry::from).collect(),
@@ -316,6 +366,7 @@ mod tests {
             completed_at: Timestamp(2),
             duration_ms: 1.5,
             queue_ms: 0.5,
+            waterfall: Some(Waterfall::from([125, 125, 250, 0, 0, 0, 1500, 500])),
             usage: Usage::default(),
             instance_id: None,
             logs: vec![Line {
@@ -337,7 +388,8 @@ mod tests {
                         "phase": "handler", "exception_type": "ValueError", "traceback": null, "exit_code": null, "signal": null, "attempt": 2}},
                     "metadata": {"execution_time": 1.5, "memory_used": null, "cpu_time": null, "tokens_used": null, "custom_metrics": {}}
                 },
-                "performance": {"started_at": "1970-01-01T00:00:00.001Z", "completed_at": "1970-01-01T00:00:00.002Z", "duration": 1.5, "queue_time": 0.5},
+                "performance": {"started_at": "1970-01-01T00:00:00.001Z", "completed_at": "1970-01-01T00:00:00.002Z", "duration": 1.5, "queue_time": 0.5,
+                    "waterfall": {"gateway": 0.125, "queue": 0.125, "placement": 0.25, "spawn": 0.0, "import": 0.0, "init": 0.0, "handler": 1.5, "record": 0.5}},
                 "logs": [{"timestamp": "1970-01-01T00:00:00.001Z", "level": "INFO", "message": "m", "context": {}}]
             })
         );

@@ -27,11 +27,15 @@ use domain::{
     id::{AgentId, ExecutionId},
     trace::Traceparent,
     traffic::draw,
+    waterfall::Waterfall,
 };
 use proto::convert::{Execute, INLINE_BYTES, Reply};
 use serde::Serialize;
 use serde_json::value::RawValue;
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use store::executions::{End, Key, New, Withdraw};
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -120,7 +124,7 @@ pub async fn execute(
     Path(agent_id): Path<String>,
     request: Request,
 ) -> Answer<Response> {
-    let accepted_at = app.store.now();
+    let (accepted_at, begun) = (app.store.now(), Instant::now());
     let agent_id = door::reach(&who, &agent_id)?;
     let streamed = sse::wanted(request.headers());
     let after = sse::last_event_id(request.headers())?;
@@ -140,7 +144,7 @@ pub async fn execute(
         (false, false) => Mode::Sync,
     };
     let known_as = asked.known_as.clone();
-    let call = match call(&app, &who, &agent_id, asked, mode, accepted_at).await {
+    let call = match call(&app, &who, &agent_id, asked, (mode, accepted_at, begun)).await {
         Ok(call) => call,
         // Nothing answers (any more), but what the caller asks again for may have been done before.
         Err(refusal) => {
@@ -170,8 +174,7 @@ async fn call(
     who: &Who,
     agent_id: &AgentId,
     asked: Asked,
-    mode: Mode,
-    accepted_at: Timestamp,
+    (mode, accepted_at, begun): (Mode, Timestamp, Instant),
 ) -> Answer<Call> {
     let account = &who.key.account;
     let agent = app.agents.get(&app.store, account, agent_id).await?;
@@ -214,6 +217,7 @@ async fn call(
     };
     let way = Way {
         deadline: wait_for(&options),
+        begun,
         hosts: Arc::clone(hosts),
         chance,
         execute: Execute {
@@ -228,6 +232,7 @@ async fn call(
             losses: 0,
             // Else its executor writes the row, once: nobody knows its made id before it lasts.
             has_row: mode != Mode::Sync || body_digest.is_some() || !travels,
+            sent: None,
         },
     };
     Ok(Call {
@@ -353,6 +358,7 @@ pub async fn lost(app: &App, execute: &Execute, error: Error) -> Refusal {
     let now = app.store.now();
     let key = key(execute);
     let begun = app.store.execution(&key).await.ok().flatten();
+    let waited = now.since(execute.accepted_at);
     let end = End {
         key: key.clone(),
         attempt: begun.as_ref().map_or(0, |row| row.attempt),
@@ -369,7 +375,9 @@ pub async fn lost(app: &App, execute: &Execute, error: Error) -> Refusal {
             error.message.clone(),
         )),
         duration_ms: 0.0,
-        queue_ms: now.since(execute.accepted_at).as_secs_f64() * 1000.0,
+        queue_ms: waited.as_secs_f64() * 1000.0,
+        waterfall: Some(Waterfall::coarse(waited, Duration::ZERO)),
+        recording: None,
         usage: Usage::default(),
     };
     let new = match &execute.input {
@@ -389,7 +397,7 @@ pub async fn lost(app: &App, execute: &Execute, error: Error) -> Refusal {
 /// The documents of a 200: the outcome, or for an async execution where to find it.
 #[derive(Serialize, ToSchema)]
 #[serde(untagged)]
-#[expect(dead_code, reason = "a schema")]
+#[expect(dead_code, clippy::large_enum_variant, reason = "a schema")]
 enum ExecutionAnswer {
     Outcome(ExecutionResult<'static>),
     Accepted(background::QueuedExecution),

@@ -23,6 +23,11 @@ static JSON: LazyLock<Vec<u8>> =
 static PAGE: LazyLock<Arc<Config<'static>>> =
     LazyLock::new(|| Arc::new(Config::from("/openapi.json")));
 
+/// The page loads its own files only; it writes styles into its elements.
+const POLICY: HeaderValue = HeaderValue::from_static(
+    "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'",
+);
+
 /// Give this document
 #[utoipa::path(get, path = "/openapi.json", operation_id = "openapi", tag = "documents",
     responses((status = 200, content_type = "application/json", description = "OpenAPI 3.1")))]
@@ -68,6 +73,9 @@ fn part(file: &str, headers: &HeaderMap) -> Response {
                     .headers_mut()
                     .insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
             }
+            response
+                .headers_mut()
+                .insert(header::CONTENT_SECURITY_POLICY, POLICY);
             response
         }
         Ok(None) => Refusal::from(Error::not_found("this file of the page")).into_response(),

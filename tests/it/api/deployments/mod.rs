@@ -1,5 +1,6 @@
 //! /agents/{id}/deployments
 mod abort;
+mod events;
 mod get;
 mod list;
 mod pause;
