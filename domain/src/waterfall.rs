@@ -52,17 +52,6 @@ pub struct Waterfall {
 }
 
 impl Waterfall {
-    pub const PHASES: [&str; 8] = [
-        "gateway",
-        "queue",
-        "placement",
-        "spawn",
-        "import",
-        "init",
-        "handler",
-        "record",
-    ];
-
     /// Up to the handler's start.
     pub fn of(before: &Before) -> Self {
         let start = before.start;

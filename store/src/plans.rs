@@ -66,6 +66,26 @@ fn end(n: usize) -> End {
     }
 }
 
+fn start() -> Start {
+    Start {
+        key: key(1),
+        attempt: 1,
+        at: Timestamp(1),
+        holder: Holder {
+            node_id: NodeId::from_uuid(uuid::Uuid::nil()),
+            boot_id: BootId::from_uuid(uuid::Uuid::nil()),
+        },
+    }
+}
+
+fn progress() -> Progress {
+    Progress {
+        key: key(1),
+        attempt: 1,
+        percent: 1.0,
+    }
+}
+
 async fn plan(pool: &SqlitePool, sql: String) -> String {
     let sql = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"));
     let rows = sqlx::query(sql).fetch_all(pool).await.expect("a plan");
@@ -107,20 +127,7 @@ async fn nothing_on_the_path_of_an_execution_scans_the_executions() {
     }
     transaction.commit().await.expect("commits");
 
-    let start = Start {
-        key: key(1),
-        attempt: 1,
-        at: Timestamp(1),
-        holder: Holder {
-            node_id: NodeId::from_uuid(uuid::Uuid::nil()),
-            boot_id: BootId::from_uuid(uuid::Uuid::nil()),
-        },
-    };
-    let progress = Progress {
-        key: key(1),
-        attempt: 1,
-        percent: 1.0,
-    };
+    let (start, progress) = (start(), progress());
     let starts = vec![start.clone(); 50];
     let ends: Vec<End> = (0..50).map(end).collect();
     let withdrawals: Vec<Withdraw> = (0..500)
@@ -257,26 +264,13 @@ async fn postgres_finds_an_execution_by_its_key_whatever_it_knows() {
     let store = Store::open(&config, Secrets::new(&[7; 32]).expect("32 bytes"))
         .await
         .expect("opens");
-    let path = AssertSqlSafe(format!("SET search_path = {schema}"));
-    connection.execute(path).await.expect("a path");
+    let path = || AssertSqlSafe(format!("SET search_path = {schema}"));
+    connection.execute(path()).await.expect("a path");
     // Nobody analyzes it meanwhile.
     let alone = "ALTER TABLE executions SET (autovacuum_enabled = off)";
     connection.execute(alone).await.expect("altered");
 
-    let start = Start {
-        key: key(1),
-        attempt: 1,
-        at: Timestamp(1),
-        holder: Holder {
-            node_id: NodeId::from_uuid(uuid::Uuid::nil()),
-            boot_id: BootId::from_uuid(uuid::Uuid::nil()),
-        },
-    };
-    let progress = Progress {
-        key: key(1),
-        attempt: 1,
-        percent: 1.0,
-    };
+    let (start, progress) = (start(), progress());
     let starts = vec![start.clone(); 24];
     let ends: Vec<End> = (0..24).map(end).collect();
     let mut count = 0;
@@ -295,16 +289,15 @@ async fn postgres_finds_an_execution_by_its_key_whatever_it_knows() {
             ("end many", End::statement(ends.iter())),
             ("progress", progress.statement()),
         ];
+        // As the group commit's connection is set.
+        let set = connection.execute(crate::write::BY_KEY).await;
+        set.expect("settings");
         for (name, statement) in group {
-            // As the group commit's connection is set.
-            let set = connection.execute(crate::write::BY_KEY).await;
-            set.expect("settings");
             let steps = built(&mut connection, statement).await;
             assert!(by_key(&steps), "{name}, {count} rows:\n{steps}");
-            connection.execute("RESET ALL").await.expect("settings");
-            let path = AssertSqlSafe(format!("SET search_path = {schema}"));
-            connection.execute(path).await.expect("a path");
         }
+        connection.execute("RESET ALL").await.expect("settings");
+        connection.execute(path()).await.expect("a path");
         let one = words(&["a", "agent-1", "e1"], &[]);
         let steps = pg_plan(&mut connection, &executions::one_sql(), one).await;
         assert!(

@@ -1,11 +1,10 @@
 //! Attacks on what all share. Each is stopped at its bound; meanwhile a neighbour is served as when it was calm: its 95th percentile is
 //! compared with its own figure of a moment before.
 
-use crate::still_serves;
+use crate::{lists_what_is_known, still_serves};
 use futures::{StreamExt, stream};
-use phalanx_tests::{Client, Cluster, Value, fixtures, json, wait};
+use phalanx_tests::{Client, Cluster, fixtures, json, wait};
 use std::{
-    collections::BTreeSet,
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -63,15 +62,7 @@ async fn neighbours_are_served_beside_bombs() {
     for lane in ["lane-0", "lane-1"] {
         client.deploy_source(lane, source, alone.clone()).await;
     }
-    let listed = client.output("lane-0", json!({"list": true})).await;
-    let there: BTreeSet<&str> = listed
-        .as_array()
-        .expect("a list")
-        .iter()
-        .filter_map(Value::as_str)
-        .collect();
-    let known: BTreeSet<&str> = BOMBS.iter().map(|(name, _)| *name).collect();
-    assert_eq!(known, there, "the table and the agent's attacks");
+    lists_what_is_known(client, "lane-0", BOMBS.iter().map(|(name, _)| *name)).await;
 
     let mut ratios = Vec::new();
     for _ in 0..ROUNDS {

@@ -1,10 +1,10 @@
 //! Attacks that may end their own instance, and nothing else: frames that are forged, ways to die, objects and words that lie. Each is an
 //! agent of its own; the table says how its execution must end, and afterwards the next call is answered as if nothing had been.
 
-use crate::still_serves;
+use crate::{lists_what_is_known, still_serves};
 use futures::{StreamExt, stream};
 use phalanx_tests::{Cluster, Value, fixtures, json, wait};
-use std::{collections::BTreeSet, time::Duration};
+use std::time::Duration;
 
 const CRASHED: &str = "failed INSTANCE_CRASHED";
 const TIMEOUT: &str = "timeout HANDLER_TIMEOUT";
@@ -99,15 +99,7 @@ async fn each_ends_itself_at_most() {
     let source = include_str!("attacks/ends.py");
     let wanted = json!({"agent_code": {"configuration": {"memory_limit": 512}}, "deployment_config": {"auto_scaling": {"max_instances": 1}}});
     client.deploy_source("list", source, wanted.clone()).await;
-    let listed = client.output("list", json!({"list": true})).await;
-    let there: BTreeSet<&str> = listed
-        .as_array()
-        .expect("a list")
-        .iter()
-        .filter_map(Value::as_str)
-        .collect();
-    let known: BTreeSet<&str> = ENDS.iter().map(|(name, _)| *name).collect();
-    assert_eq!(known, there, "the table and the agent's attacks");
+    lists_what_is_known(client, "list", ENDS.iter().map(|(name, _)| *name)).await;
 
     let one = |(name, ends): &'static (&str, &[&str])| {
         let (wanted, running, mark) = (&wanted, &running, &mark);

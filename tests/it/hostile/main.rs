@@ -12,7 +12,8 @@ mod honest;
 mod keys;
 mod walls;
 
-use phalanx_tests::{Cluster, fixtures, json};
+use phalanx_tests::{Client, Cluster, fixtures, json};
+use std::collections::BTreeSet;
 
 /// What everything here ends with: the installation is as good as new.
 async fn still_serves(cluster: &Cluster) {
@@ -26,4 +27,18 @@ async fn still_serves(cluster: &Cluster) {
         cluster.client.output(&id, json!({"a": 1})).await,
         json!({"a": 1})
     );
+}
+
+/// The table of a test names every attack that its agent has, and no other; how many there are.
+async fn lists_what_is_known(
+    client: &Client,
+    agent: &str,
+    names: impl Iterator<Item = &'static str>,
+) -> usize {
+    let listed = client.output(agent, json!({"list": true})).await;
+    let listed = listed.as_array().expect("a list").iter();
+    let there: BTreeSet<&str> = listed.filter_map(|name| name.as_str()).collect();
+    let known: BTreeSet<&str> = names.collect();
+    assert_eq!(known, there, "the table and the agent's attacks");
+    known.len()
 }
