@@ -128,7 +128,7 @@ pub enum Verdict {
 
 /// Judges the minutes of a rule's window, oldest first, those without executions left out. Backwards from now, as many as make enough
 /// samples are one look; looks that are bad make the time for which it has been bad, until one is good.
-pub fn judge(rule: Rule, limit: Limit, window: &[Minute], now: Timestamp) -> Verdict {
+pub fn judge(rule: Rule, limit: Limit, window: &[&Minute], now: Timestamp) -> Verdict {
     if rule == Rule::Availability {
         return available(limit, window, now);
     }
@@ -164,10 +164,8 @@ pub fn judge(rule: Rule, limit: Limit, window: &[Minute], now: Timestamp) -> Ver
 }
 
 /// The share of minutes with executions in which one was completed.
-fn available(limit: Limit, window: &[Minute], now: Timestamp) -> Verdict {
-    let mut all = Minute::default();
-    window.iter().for_each(|minute| all.merge(minute));
-    let samples = all.cell.judged();
+fn available(limit: Limit, window: &[&Minute], now: Timestamp) -> Verdict {
+    let samples = window.iter().map(|minute| minute.cell.judged()).sum();
     let busy = window.iter().filter(|minute| minute.cell.judged() > 0);
     let up = busy.clone().filter(|minute| minute.cell.completed > 0);
     let share = share(up.count() as f64, busy.count() as f64);
@@ -177,9 +175,13 @@ fn available(limit: Limit, window: &[Minute], now: Timestamp) -> Verdict {
     if value >= limit.threshold {
         return Verdict::Good;
     }
-    let mut figures = figures(value, limit, samples, &all);
     let from = now.0.saturating_sub(millis(limit.for_minutes));
-    figures.since = Timestamp(figures.since.0.max(from));
+    let first = window
+        .iter()
+        .filter_map(|minute| minute.cell.first_at)
+        .min();
+    let mut figures = figures(value, limit, samples, &Minute::default());
+    figures.since = Timestamp(first.unwrap_or(from).max(from));
     Verdict::Bad(figures)
 }
 

@@ -146,6 +146,17 @@ pub enum Ended {
     Broken,
 }
 
+/// `Retry-After`: seconds or a date (RFC 9110, 10.2.3).
+pub fn retry_after(text: &str, now: Timestamp) -> Option<Duration> {
+    let text = text.trim();
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let parser = jiff::fmt::rfc2822::DateTimeParser::new();
+    let at = parser.parse_timestamp(text).ok()?;
+    Some(Timestamp(at.as_millisecond()).since(now))
+}
+
 /// What follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
@@ -291,6 +302,21 @@ mod tests {
         let both = signature(&[secret, secret], id, at, r#"{"test": 2432232314}"#);
         assert_eq!(both, Ok(format!("{expected} {expected}")));
         assert!(signature(&["whsec_%"], id, at, "").is_err());
+    }
+
+    #[test]
+    fn how_long_a_receiver_wants_to_be_left_alone() {
+        let now = Timestamp::parse("2026-01-01T00:00:00Z").expect("a time");
+        for (text, seconds) in [
+            ("120", Some(120)),
+            ("Thu, 01 Jan 2026 00:01:00 GMT", Some(60)),
+            ("Wed, 31 Dec 2025 00:00:00 GMT", Some(0)),
+            ("soon", None),
+            ("-1", None),
+        ] {
+            let wait = retry_after(text, now).map(|wait| wait.as_secs());
+            assert_eq!(wait, seconds, "{text}");
+        }
     }
 
     #[test]

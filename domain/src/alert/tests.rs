@@ -206,7 +206,8 @@ fn minute(start: i64, completed: u64, failed: u64, ms: f64) -> Minute {
 }
 
 fn word(rule: Rule, window: &[Minute], now: i64) -> char {
-    match judge(rule, Policy::default().limit(rule), window, at(now)) {
+    let window: Vec<&Minute> = window.iter().collect();
+    match judge(rule, Policy::default().limit(rule), &window, at(now)) {
         Verdict::Bad(_) => 'b',
         Verdict::Pending(_) => 'p',
         Verdict::Good => 'g',
@@ -249,7 +250,7 @@ fn bad_for_long_enough() {
     let judged = judge(
         Rule::ErrorRate,
         Policy::default().error_rate,
-        &series(&bad),
+        &series(&bad).iter().collect::<Vec<_>>(),
         at(6),
     );
     let expected = Figures {
