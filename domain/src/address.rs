@@ -1,6 +1,6 @@
 //! Which addresses are public: where agents and webhooks may connect to. Sources: the IANA special-purpose registries for IPv4 and IPv6 (RFC 6890 and its updates).
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Globally reachable unicast, and not a disguise of something else: a v6 address that embeds a v4 one is as public as that one.
 pub fn is_public(ip: IpAddr) -> bool {

@@ -3,7 +3,11 @@
 //! What is judged are the minutes before now, whole, so it does not matter whether anybody looked meanwhile: a monitor that was away
 //! finds the same as one that was not. Nothing here looks at a clock.
 
-use crate::{Timestamp, rollup::Cell, words};
+use crate::{
+    Timestamp,
+    rollup::{Cell, Span},
+    words,
+};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -49,6 +53,7 @@ pub struct Policy {
 pub const LEVELS: usize = 3;
 /// No rule looks back further.
 pub const MOST_MINUTES: f64 = 60.0;
+const LEAST_MINUTES: f64 = 5.0;
 
 impl Default for Policy {
     /// The user's SLA section.
@@ -124,6 +129,13 @@ pub enum Verdict {
     Good,
     /// Too little ran: neither begins nor ends anything.
     Unknown,
+}
+
+/// Where the window of a rule begins: with a whole minute, and the one in which its time began is in it. However short its time,
+/// what ended in the last few minutes is looked at: else an alert would not be over when it gets quiet after the first good ones.
+pub fn window(limit: Limit, now: Timestamp) -> Timestamp {
+    let back = millis(limit.for_minutes.max(LEAST_MINUTES) + 1.0);
+    Span::Minute.start(Timestamp(now.0.saturating_sub(back)))
 }
 
 /// Judges the minutes of a rule's window, oldest first, those without executions left out. Backwards from now, as many as make enough

@@ -4,13 +4,10 @@
 
 use crate::{Timestamp, address::is_public, egress::Rule, text, words};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use core::net::{IpAddr, SocketAddr};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
-use std::{
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 use url::{Host, Url};
 
 /// Longer ones are refused.

@@ -289,3 +289,13 @@ fn the_other_rules() {
     full.iter_mut().for_each(|minute| minute.memory = None);
     assert_eq!(word(Rule::Resource, &full, 4), '?');
 }
+
+#[test]
+fn the_window_begins_with_a_whole_minute() {
+    let mut limit = Policy::default().error_rate;
+    for (minutes, second, first) in [(5.0, 0, 94), (5.0, 59, 94), (30.0, 59, 69), (0.0, 5, 94)] {
+        limit.for_minutes = minutes;
+        let now = at(100) + Duration::from_secs(second);
+        assert_eq!(window(limit, now), at(first), "{minutes} {second}");
+    }
+}
