@@ -8,6 +8,7 @@ mod edge;
 mod execute;
 mod read;
 mod stream;
+mod tenancy;
 mod world;
 
 pub use world::somebody;

@@ -1,0 +1,199 @@
+//! A key of one account, with every permission, walks every endpoint: what another account has is there for it as little
+//! as what nobody has.
+
+use super::world::{Answer, World, deploy_body};
+use crate::router::ENDPOINTS;
+use bus::{WorkOptions, typed::deployments};
+use domain::{
+    alert,
+    id::{AccountId, AlertId},
+    key::Key,
+};
+use serde_json::{Value, json};
+use std::time::Duration;
+use store::{alerts::Kept, leases::ROLLER};
+
+/// What stands for the placeholders of a path: what the account has, and what nobody has.
+struct Names(Vec<(&'static str, String, String)>);
+
+impl Names {
+    fn fill(&self, path: &str, nobodys: bool) -> String {
+        let mut path = path.to_owned();
+        for (placeholder, ours, other) in &self.0 {
+            path = path.replace(placeholder, if nobodys { other } else { ours });
+        }
+        assert!(
+            !path.contains('{'),
+            "{path}: say here what stands for its placeholder"
+        );
+        path
+    }
+
+    /// The answer's words, with the names taken out.
+    fn words(&self, answer: &Answer) -> String {
+        let mut text = answer.body.to_string();
+        for (placeholder, ours, other) in &self.0 {
+            if text.contains(ours.as_str()) {
+                text = text.replace(ours.as_str(), placeholder);
+            } else {
+                text = text.replace(other.as_str(), placeholder);
+            }
+        }
+        text
+    }
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().expect("a text").to_owned()
+}
+
+/// An account with an agent, a deployment, an execution, a key, an alert and a dead letter.
+async fn furnished(world: &World) -> Names {
+    let deployed = world.deploy("mine", "1.0.0").await;
+    assert_eq!(deployed.status, 200, "{deployed:?}");
+    let work = world.bus.work(&deployments(), WorkOptions::default()).await;
+    let mut work = work.expect("work");
+    let nudge = tokio::time::timeout(Duration::from_secs(60), work.next()).await;
+    let nudge = nudge.expect("in time").expect("not drained");
+    nudge.bury().await.expect("buried");
+    world.route("mine", "1.0.0").await;
+    let body = json!({"execution_id": "exec-ours", "execution_options": {"async": true}});
+    let queued = world.post("/api/v1/agents/mine/execute", &body).await;
+    assert_eq!(queued.status, 200, "{queued:?}");
+    let keys = world.get("/api/v1/keys").await.body;
+    let letters = world.get("/api/v1/dead-letters").await.body;
+    let nobody = uuid::Uuid::now_v7().as_simple().to_string();
+    let deployment = text(&deployed.body["deployment_id"]);
+    let key = text(&keys["keys"][0]["key_id"]);
+    let alert = raised(world).await;
+    let like = |id: &str| {
+        let prefix = id.rsplit_once('_').expect("a printed prefix").0;
+        format!("{prefix}_{nobody}")
+    };
+    Names(vec![
+        ("{deployment_id}", deployment.clone(), like(&deployment)),
+        ("{execution_id}", "exec-ours".into(), "exec-none".into()),
+        ("{session_id}", "session-ours".into(), "session-none".into()),
+        ("{key_id}", key.clone(), like(&key)),
+        ("{alert_id}", alert.clone(), like(&alert)),
+        (
+            "{dead_letter_id}",
+            text(&letters["dead_letters"][0]["id"]),
+            "999999".into(),
+        ),
+        ("{version}", "1.0.0".into(), "9.9.9".into()),
+        ("{agent_id}", "mine".into(), "nope".into()),
+    ])
+}
+
+/// An alert of the agent.
+async fn raised(world: &World) -> String {
+    let now = world.store.now();
+    let hour = Duration::from_secs(3600);
+    let lease = world.store.acquire(ROLLER, "here", hour).await;
+    let one = Kept {
+        id: AlertId::from_uuid(uuid::Uuid::now_v7()),
+        account: AccountId::default_account(),
+        agent_id: "mine".parse().expect("an id"),
+        incarnation: "any".to_owned(),
+        rule: alert::Rule::ErrorRate,
+        alert: alert::Alert {
+            opened_at: now,
+            raised_at: now,
+            figures: alert::Figures {
+                value: 0.5,
+                threshold: 0.01,
+                samples: 10,
+                since: now,
+            },
+            bad_at: now,
+            level: 0,
+            told_at: None,
+            acknowledged_at: None,
+            good_since: None,
+            resolved_at: None,
+            returns: 0,
+        },
+        acknowledged_by: None,
+        note: None,
+        rev: 0,
+    };
+    let lease = lease.expect("reads").expect("nobody holds it");
+    let written = world.store.write_alert(&lease, &one, &[]).await;
+    assert!(written.expect("writes"));
+    one.id.to_string()
+}
+
+async fn call(world: &World, key: &str, method: &str, path: &str) -> Answer {
+    let asked = if path.ends_with("/metrics") {
+        "?start_time=2026-01-01T00:00:00Z&end_time=2026-01-01T00:10:00Z"
+    } else {
+        ""
+    };
+    let mut request = world
+        .request(method, &format!("{path}{asked}"))
+        .bearer_auth(key);
+    if method == "PUT" {
+        let mut body = deploy_body("mine", "2.0.0");
+        body.as_object_mut()
+            .expect("a document")
+            .remove("agent_metadata");
+        request = request.json(&body);
+    } else if method == "POST" {
+        request = request.json(&json!({}));
+    }
+    world.send(request).await
+}
+
+#[tokio::test]
+async fn nothing_of_another_account_is_there() {
+    let world = World::new().await;
+    let names = furnished(&world).await;
+    let theirs: AccountId = "theirs".parse().expect("an account");
+    let all: Vec<_> = Key::all_permissions().into_iter().collect();
+    let key = world.key_of(theirs, &all, None).await;
+    let (mut walked, mut wrong) = (0, Vec::new());
+    for endpoint in ENDPOINTS.iter().filter(|one| one.path.contains('{')) {
+        let (method, path) = (endpoint.method, endpoint.path);
+        let ours = call(&world, &key, method, &names.fill(path, false)).await;
+        let nobodys = call(&world, &key, method, &names.fill(path, true)).await;
+        if (ours.status, ours.code()) != (404, "NOT_FOUND") {
+            wrong.push(format!("{method} {path}: {} {}", ours.status, ours.body));
+        } else if (nobodys.status, names.words(&nobodys)) != (404, names.words(&ours)) {
+            wrong.push(format!(
+                "{method} {path} tells them apart: {} / {}",
+                ours.body, nobodys.body
+            ));
+        }
+        walked += 1;
+    }
+    for path in ["agents", "alerts", "keys", "audit", "dead-letters"] {
+        let list = call(&world, &key, "GET", &format!("/api/v1/{path}")).await;
+        assert_eq!(list.status, 200, "{path}: {list:?}");
+        let said = list.body.to_string();
+        for (placeholder, ours, _) in &names.0 {
+            // What they tried is in their own audit; short numbers are anywhere.
+            if path != "audit" && ours.len() > 6 && said.contains(ours.as_str()) {
+                wrong.push(format!("{path} lists our {placeholder}: {said}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(walked > 15, "only {walked} endpoints name something");
+
+    // And all of it is there, unchanged, for those whose it is.
+    for path in [
+        "/api/v1/agents/{agent_id}",
+        "/api/v1/agents/{agent_id}/deployments/{deployment_id}",
+        "/api/v1/agents/{agent_id}/executions/{execution_id}",
+    ] {
+        let read = world.get(&names.fill(path, false)).await;
+        assert_eq!(read.status, 200, "{path}: {read:?}");
+    }
+    let alerts = world.get("/api/v1/alerts").await.body;
+    let alert = &alerts["alerts"][0];
+    assert_eq!(alert["alert_id"], names.fill("{alert_id}", false));
+    assert_eq!(alert["status"], "firing", "{alert:#}");
+    let kept = world.get("/api/v1/keys").await.body.to_string();
+    assert!(kept.contains(&names.fill("{key_id}", false)), "{kept}");
+}
