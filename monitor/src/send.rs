@@ -92,9 +92,13 @@ async fn begin(
 
 async fn attempt(store: &Store, openness: &Openness, one: &Delivery) -> Result<()> {
     let (begun, at) = (Instant::now(), store.now());
-    let secret = store.unseal(&one.sealed_for, &one.secret)?;
-    let secret = String::from_utf8_lossy(&secret);
-    let sent = tokio::time::timeout(ANSWERED_WITHIN, send(openness, one, &secret, at));
+    let sent = async {
+        // What cannot be opened now may be, once the right master key is back.
+        let secret = store.unseal(&one.sealed_for, &one.secret);
+        let secret = secret.map_err(|error| error.message)?;
+        send(openness, one, &String::from_utf8_lossy(&secret), at).await
+    };
+    let sent = tokio::time::timeout(ANSWERED_WITHIN, sent);
     let (ended, error) = match sent.await {
         Ok(Ok((status, retry_after))) => (
             Ended::Answered {
@@ -229,5 +233,52 @@ fn reason(error: &reqwest::Error) -> String {
         what.to_owned()
     } else {
         format!("{what}: {words}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::{io::AsyncReadExt, net::TcpListener};
+
+    fn url(text: &str) -> Url {
+        Url::parse(text).expect("a URL")
+    }
+
+    #[tokio::test]
+    async fn a_name_is_refused_for_what_it_resolves_to() {
+        let here = url("https://localhost:8443/");
+        let refused = addresses(&here, &Openness::default()).await;
+        let why = refused.expect_err("loopback");
+        assert!(why.contains("not a public address"), "{why}");
+        let opened = ["127.0.0.0/8:*", "[::1]:*"].map(|rule| rule.parse().expect("a rule"));
+        let opened = Openness {
+            private: opened.into(),
+        };
+        let found = addresses(&here, &opened).await.expect("opened");
+        assert!(found.iter().all(|one| one.ip().is_loopback()), "{found:?}");
+    }
+
+    #[tokio::test]
+    async fn the_address_that_was_checked_is_connected_and_no_other() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        // Nobody else knows this name.
+        let checked = url(&format!("http://checked.invalid:{}/", address.port()));
+        let client = client(&checked, &[address]).expect("a client");
+        let other = client.post(url("http://localhost/")).send().await;
+        let why = reason(&other.expect_err("it was not checked"));
+        assert!(why.contains("this name was not checked"), "{why}");
+        let answered = async {
+            let (mut stream, _) = listener.accept().await.expect("a connection");
+            let mut first = [0; 4];
+            stream.read_exact(&mut first).await.expect("a request");
+            first
+        };
+        let sent = client.post(checked).send();
+        let within = Duration::from_secs(60);
+        let both = async { tokio::join!(answered, sent).0 };
+        let first = tokio::time::timeout(within, both).await;
+        assert_eq!(&first.expect("in time"), b"POST");
     }
 }
