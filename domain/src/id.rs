@@ -72,6 +72,9 @@ made! {
     /// One executor on one host; kept in its data directory over restarts.
     NodeId = "node";
     KeyId = "key";
+    AlertId = "alert";
+    /// A webhook that is sent until it is taken: its `webhook-id`.
+    DeliveryId = "msg";
     /// One run of an executor process: a new one at every start.
     BootId = "boot";
 }

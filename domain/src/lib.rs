@@ -3,7 +3,9 @@
 //! In: plain values and the time as an argument. Out: validated values, next states, decisions.
 //! Never here: a runtime, a database, a socket, the clock, the environment, randomness.
 
+pub mod address;
 pub mod agent;
+pub mod alert;
 pub mod artifact;
 pub mod deployment;
 pub mod egress;
@@ -31,6 +33,7 @@ pub mod trace;
 pub mod traffic;
 pub mod verdict;
 pub mod waterfall;
+pub mod webhook;
 
 pub use error::{Error, Kind, Result};
 pub use time::Timestamp;

@@ -29,8 +29,8 @@ pub struct Config {
     pub tls: Option<crate::tls::Files>,
     /// Origins whose pages may call us from a browser.
     pub cors_origins: Vec<HeaderValue>,
-    /// `callback_url` may be plain http to this host itself.
-    pub allow_loopback_callbacks: bool,
+    /// Where webhooks may go beyond the public internet.
+    pub webhooks: domain::webhook::Openness,
     /// Serve `/docs`.
     pub docs: bool,
     /// `/metrics` needs no key; else it needs one that holds `system:health`.
@@ -53,7 +53,7 @@ impl Default for Config {
             stall: Duration::from_secs(60),
             tls: None,
             cors_origins: Vec::new(),
-            allow_loopback_callbacks: false,
+            webhooks: domain::webhook::Openness::default(),
             docs: true,
             open_metrics: false,
             max_open_executions: 100_000,

@@ -53,7 +53,15 @@ fn build() -> OpenApi {
         .description(Some("A key as it was shown once when it was made."))
         .build();
     components.add_security_scheme("key", SecurityScheme::Http(bearer));
-    let requests = reached(components, &["DeployRequest", "ExecuteRequest"]);
+    let requests = reached(
+        components,
+        &[
+            "DeployRequest",
+            "ExecuteRequest",
+            "AlertPolicyRequest",
+            "AcknowledgeRequest",
+        ],
+    );
     for (name, schema) in &mut components.schemas {
         // A series that was not asked for is left out; in every other answer every field is there.
         if name != "Series" && !requests.contains(name) {
@@ -240,6 +248,9 @@ words! {
     level: domain::log::Level;
     instance_state: domain::instance::State;
     granularity: domain::metrics::Granularity;
+    alert_rule: domain::alert::Rule;
+    alert_status: domain::alert::Status;
+    webhook_status: domain::webhook::Status;
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! A line cannot be written without its access, and every line's handler runs behind [`door::guard`] with that access.
 
 use crate::{
-    api::{agents, dead_letters, deployments, executions, keys, metrics, sessions, system},
+    api::{agents, alerts, dead_letters, deployments, executions, keys, metrics, sessions, system},
     app::App,
     door::{self, Gate},
 };
@@ -89,6 +89,10 @@ endpoints! {
     POST   "/api/v1/agents/{agent_id}/executions/{execution_id}/cancel"  => executions::cancel::cancel, Key(&[P::AgentExecute]), Some("execution.cancel");
     GET    "/api/v1/agents/{agent_id}/executions/{execution_id}/logs"    => executions::logs::logs, READ_EXECUTION, None;
     GET    "/api/v1/system/health"                                       => system::health::health, Key(&[P::SystemHealth]), None;
+    GET    "/api/v1/alerts"                                              => alerts::list::list, Key(&[P::AgentMonitor]), None;
+    POST   "/api/v1/alerts/{alert_id}/acknowledge"                       => alerts::acknowledge::acknowledge, Key(&[P::AgentMonitor]), Some("alert.acknowledge");
+    GET    "/api/v1/alerts/policy"                                       => alerts::policy::policy, Key(&[P::AgentMonitor]), None;
+    PUT    "/api/v1/alerts/policy"                                       => alerts::replace_policy::replace_policy, Key(&[P::AgentUpdate]), Some("alert_policy.replace");
     POST   "/api/v1/keys"                                                => keys::create::create, Key(&[P::KeyManage]), Some("key.create");
     GET    "/api/v1/keys"                                                => keys::list::list, Key(&[P::KeyManage]), None;
     POST   "/api/v1/keys/{key_id}/rotate"                                => keys::rotate::rotate, Key(&[P::KeyManage]), Some("key.rotate");

@@ -1,6 +1,7 @@
 //! Bounds of questions, and how long records are kept.
 
 use crate::roll::Look;
+use domain::webhook::Openness;
 use std::time::Duration;
 
 #[derive(Debug, Clone)]
@@ -28,6 +29,9 @@ pub struct Config {
     pub retention: Duration,
     pub first_purge_after: Duration,
     pub purge_every: Duration,
+    pub judge_every: Duration,
+    /// Where webhooks may go beyond the public internet.
+    pub webhooks: Openness,
 }
 
 impl Default for Config {
@@ -52,6 +56,8 @@ impl Default for Config {
             retention: Duration::from_secs(30 * 24 * 3600),
             first_purge_after: Duration::from_secs(60),
             purge_every: Duration::from_secs(3600),
+            judge_every: Duration::from_secs(5),
+            webhooks: Openness::default(),
         }
     }
 }

@@ -1,8 +1,9 @@
 //! Counts: figures from what has been recorded, the health of the whole, and how long records are kept.
 //!
 //! In: questions over gRPC ([`grpc`]). Out: figures, from cells that [`roll`] makes of ended executions and, for what is in no
-//! cell yet, from the executions themselves, so that nothing lags or is lost. Never here: a decision about what runs.
+//! cell yet, from the executions themselves, so that nothing lags or is lost; alerts, and webhooks. Never here: a decision about what runs.
 
+mod alerts;
 mod config;
 mod grpc;
 mod look;
@@ -12,6 +13,7 @@ mod retain;
 mod roll;
 mod rounds;
 mod samples;
+mod send;
 mod summarize;
 mod system;
 mod tail;
@@ -79,9 +81,10 @@ impl Monitor {
         let names = [SERVICE_NAME];
         let served = self.door.serve(Routes::new(service), &names, stop.clone());
         let store = &self.deps.store;
-        let (served, (), ()) = tokio::join!(
+        let (served, (), (), ()) = tokio::join!(
             served,
             rounds::run(&self.config, store, &stop),
+            send::run(&self.config, store, &stop),
             eyes.run(store, &stop)
         );
         served

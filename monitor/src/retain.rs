@@ -82,6 +82,8 @@ impl Retention {
         all!(store.purge_cells(Span::Hour, kept.hours_from, SLICE));
         all!(store.purge_cells(Span::Day, kept.days_from, SLICE));
         all!(store.purge_logs(old, SLICE));
+        all!(store.purge_alerts(old, SLICE));
+        all!(store.purge_deliveries(old, SLICE));
         self.gone += store.purge_instances(old).await?;
         Ok(true)
     }

@@ -1,6 +1,6 @@
 //! What one monitor does at a time: rolls up, judges, and deletes what is old.
 
-use crate::{Config, retain::Retention, roll::Roller};
+use crate::{Config, alerts::Watch, retain::Retention, roll::Roller};
 use domain::Result;
 use store::Store;
 use tokio_util::sync::CancellationToken;
@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 pub async fn run(config: &Config, store: &Store, stop: &CancellationToken) {
     let mut roller = Roller::new(config, store);
     let mut retention = Retention::new(config);
+    let mut watch = Watch::new(config, store);
     let mut tick = tokio::time::interval(config.roll_every);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -15,7 +16,7 @@ pub async fn run(config: &Config, store: &Store, stop: &CancellationToken) {
             () = stop.cancelled() => break,
             _ = tick.tick() => {}
         }
-        if let Err(error) = round(&mut roller, &mut retention, stop).await {
+        if let Err(error) = round(&mut roller, &mut retention, &mut watch, stop).await {
             tracing::warn!(error = ?error, "executions could not be rolled up; it is tried again");
         }
     }
@@ -25,10 +26,17 @@ pub async fn run(config: &Config, store: &Store, stop: &CancellationToken) {
 async fn round(
     roller: &mut Roller,
     retention: &mut Retention,
+    watch: &mut Watch,
     stop: &CancellationToken,
 ) -> Result<()> {
-    if roller.round(stop).await? {
-        retention.turn(roller, stop).await?;
+    if !roller.round(stop).await? {
+        watch.away();
+        return Ok(());
     }
-    Ok(())
+    if let Some(lease) = &roller.lease
+        && let Err(error) = watch.turn(lease).await
+    {
+        tracing::warn!(error = ?error, "alerts could not be judged; it is tried again");
+    }
+    retention.turn(roller, stop).await
 }

@@ -33,12 +33,26 @@ impl Recent {
         agents.map(|(agent, all)| (agent, all.as_slice()))
     }
 
+    /// Of all accounts.
+    pub fn all(&self) -> impl Iterator<Item = (&AccountId, &AgentId, &[(VersionId, Ended)])> {
+        let agents = |(account, agents)| of_all(account, agents);
+        self.of.iter().flat_map(agents)
+    }
+
     pub fn of_agent(&self, account: &AccountId, agent: &AgentId) -> &[(VersionId, Ended)] {
         let agents = self.of.get(account);
         agents
             .and_then(|agents| agents.get(agent))
             .map_or(&[], Vec::as_slice)
     }
+}
+
+fn of_all<'a>(
+    account: &'a AccountId,
+    agents: &'a HashMap<AgentId, Vec<(VersionId, Ended)>>,
+) -> impl Iterator<Item = (&'a AccountId, &'a AgentId, &'a [(VersionId, Ended)])> {
+    let each = agents.iter();
+    each.map(move |(agent, all)| (account, agent, all.as_slice()))
 }
 
 impl Tail {

@@ -32,6 +32,7 @@ pub fn gateway(settings: &Settings) -> Result<gateway::Config> {
         stall: Duration::from_secs(told.stall_s),
         tls: tls(&told.tls_certificate, &told.tls_key)?,
         cors_origins: gateway::origins(&told.cors_origins)?,
+        webhooks: webhooks(settings)?,
         ..gateway::Config::default()
     })
 }
@@ -75,7 +76,7 @@ pub fn executor(
     config.tmp_mb = told.tmp_mb;
     config.labels = labels(&told.labels)?;
     config.cpus = cores(told.cpus)?;
-    config.egress_private = networks(&told.egress_private)?;
+    config.egress_private = networks("executor.egress_private", &told.egress_private)?;
     Ok(config)
 }
 
@@ -93,16 +94,24 @@ pub fn addresses(text: &str) -> Vec<String> {
     each.filter(|one| !one.is_empty()).collect()
 }
 
-pub fn monitor(settings: &Settings) -> monitor::Config {
+pub fn monitor(settings: &Settings) -> Result<monitor::Config> {
     let days = |days: u32| Duration::from_secs(u64::from(days) * 86_400);
     let told = &settings.monitor;
-    monitor::Config {
+    Ok(monitor::Config {
+        webhooks: webhooks(settings)?,
         retention: days(told.retention_days),
         minutes: days(told.minutes_days),
         hours: days(told.hours_days),
         days: days(told.days_days),
         ..monitor::Config::default()
-    }
+    })
+}
+
+fn webhooks(settings: &Settings) -> Result<domain::webhook::Openness> {
+    let private = networks("webhooks.private", &settings.webhooks.private)?;
+    Ok(domain::webhook::Openness {
+        private: private.into(),
+    })
 }
 
 /// `name=value`, several with commas.
@@ -129,13 +138,13 @@ fn cores(told: f64) -> Result<Option<f64>> {
 }
 
 /// Networks with ports, and commas between them.
-fn networks(text: &str) -> Result<Vec<domain::egress::Rule>> {
+fn networks(setting: &str, text: &str) -> Result<Vec<domain::egress::Rule>> {
     let mut rules = Vec::new();
     for one in addresses(text) {
         match one.parse::<domain::egress::Rule>() {
             Ok(rule) if rule.is_network() => rules.push(rule),
             _ => bail!(
-                "executor.egress_private holds {one:?}; allowed is an address or a network with its ports, as 10.1.0.0/16:5432, several with commas"
+                "{setting} holds {one:?}; allowed is an address or a network with its ports, as 10.1.0.0/16:5432, several with commas"
             ),
         }
     }
@@ -173,15 +182,15 @@ mod tests {
 
     #[test]
     fn private_networks_are_addresses() {
-        assert!(networks("").expect("none").is_empty());
+        assert!(networks("x", "").expect("none").is_empty());
         assert_eq!(
-            networks("10.1.0.0/16:5432, [fd00::]/8:*")
+            networks("x", "10.1.0.0/16:5432, [fd00::]/8:*")
                 .expect("two")
                 .len(),
             2
         );
         for bad in ["db.internal:5432", "*", "10.1.2.3/8", "10.0.0.0/8:x"] {
-            assert!(networks(bad).is_err(), "{bad}");
+            assert!(networks("x", bad).is_err(), "{bad}");
         }
     }
 }

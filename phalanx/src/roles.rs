@@ -178,7 +178,7 @@ async fn monitor(ground: &mut Ground) -> Result<()> {
         bus: ground.bus.clone(),
         peers: ground.peers.clone(),
     };
-    let room = monitor::bind(configs::monitor(&ground.settings), deps).await?;
+    let room = monitor::bind(configs::monitor(&ground.settings)?, deps).await?;
     tracing::info!("others reach the monitor at {}", room.address());
     let meter = room.meter();
     ground.count(Role::Monitor, |registry| meter.register(registry));

@@ -28,6 +28,7 @@ pub struct Settings {
     pub executor: Executor,
     pub blobs: Blobs,
     pub monitor: Monitor,
+    pub webhooks: Webhooks,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -172,6 +173,12 @@ pub struct Monitor {
     pub minutes_days: u32,
     pub hours_days: u32,
     pub days_days: u32,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Webhooks {
+    pub private: String,
 }
 
 /// What the command line overrides.

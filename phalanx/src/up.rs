@@ -52,7 +52,7 @@ pub async fn run(settings: Settings, exporter: &mut Exporter) -> Result<()> {
         bus: bus.clone(),
         peers: peers.clone(),
     };
-    let monitor = monitor::bind(configs::monitor(&settings), deps).await?;
+    let monitor = monitor::bind(configs::monitor(&settings)?, deps).await?;
     let deps = executor::Deps {
         store: store.clone(),
         bus: bus.clone(),

@@ -256,8 +256,14 @@ fn migrator() -> Migrator {
             include_str!("../migrations/0004_rollouts.sql"),
         ),
         (5, "rollups", include_str!("../migrations/0005_rollups.sql")),
+        (6, "alerts", include_str!("../migrations/0006_alerts.sql")),
         (7, "health", include_str!("../migrations/0007_health.sql")),
         (8, "keys", include_str!("../migrations/0008_keys.sql")),
+        (
+            9,
+            "deliveries",
+            include_str!("../migrations/0009_deliveries.sql"),
+        ),
         (
             10,
             "figures",

@@ -14,9 +14,11 @@ mod seal;
 mod write;
 
 pub mod agents;
+pub mod alerts;
 pub mod audit;
 pub mod blobs;
 pub mod crash_loops;
+pub mod deliveries;
 pub mod deployments;
 pub mod envelopes;
 pub mod environments;

@@ -82,6 +82,10 @@ impl Store {
         self.secrets.seal(bound_to, plain)
     }
 
+    pub fn unseal(&self, bound_to: &str, sealed: &[u8]) -> Result<Vec<u8>> {
+        self.secrets.open(bound_to, sealed)
+    }
+
     pub async fn environment(
         &self,
         account: &AccountId,

@@ -1,6 +1,7 @@
 //! The endpoints: a folder a noun, a file a verb. A file holds what its verb takes, does and answers.
 
 pub mod agents;
+pub mod alerts;
 pub mod dead_letters;
 pub mod deployments;
 pub mod executions;

@@ -4,9 +4,14 @@
 use super::world::{Answer, World, deploy_body};
 use crate::router::ENDPOINTS;
 use bus::{WorkOptions, typed::deployments};
-use domain::{id::AccountId, key::Key};
+use domain::{
+    alert,
+    id::{AccountId, AlertId},
+    key::Key,
+};
 use serde_json::{Value, json};
 use std::time::Duration;
+use store::{alerts::Kept, leases::ROLLER};
 
 /// What stands for the placeholders of a path: what the account has, and what nobody has.
 struct Names(Vec<(&'static str, String, String)>);
@@ -42,7 +47,7 @@ fn text(value: &Value) -> String {
     value.as_str().expect("a text").to_owned()
 }
 
-/// An account with an agent, a deployment, an execution, a key and a dead letter.
+/// An account with an agent, a deployment, an execution, a key, an alert and a dead letter.
 async fn furnished(world: &World) -> Names {
     let deployed = world.deploy("mine", "1.0.0").await;
     assert_eq!(deployed.status, 200, "{deployed:?}");
@@ -60,6 +65,7 @@ async fn furnished(world: &World) -> Names {
     let nobody = uuid::Uuid::now_v7().as_simple().to_string();
     let deployment = text(&deployed.body["deployment_id"]);
     let key = text(&keys["keys"][0]["key_id"]);
+    let alert = raised(world).await;
     let like = |id: &str| {
         let prefix = id.rsplit_once('_').expect("a printed prefix").0;
         format!("{prefix}_{nobody}")
@@ -69,6 +75,7 @@ async fn furnished(world: &World) -> Names {
         ("{execution_id}", "exec-ours".into(), "exec-none".into()),
         ("{session_id}", "session-ours".into(), "session-none".into()),
         ("{key_id}", key.clone(), like(&key)),
+        ("{alert_id}", alert.clone(), like(&alert)),
         (
             "{dead_letter_id}",
             text(&letters["dead_letters"][0]["id"]),
@@ -77,6 +84,44 @@ async fn furnished(world: &World) -> Names {
         ("{version}", "1.0.0".into(), "9.9.9".into()),
         ("{agent_id}", "mine".into(), "nope".into()),
     ])
+}
+
+/// An alert of the agent.
+async fn raised(world: &World) -> String {
+    let now = world.store.now();
+    let hour = Duration::from_secs(3600);
+    let lease = world.store.acquire(ROLLER, "here", hour).await;
+    let one = Kept {
+        id: AlertId::from_uuid(uuid::Uuid::now_v7()),
+        account: AccountId::default_account(),
+        agent_id: "mine".parse().expect("an id"),
+        incarnation: "any".to_owned(),
+        rule: alert::Rule::ErrorRate,
+        alert: alert::Alert {
+            opened_at: now,
+            raised_at: now,
+            figures: alert::Figures {
+                value: 0.5,
+                threshold: 0.01,
+                samples: 10,
+                since: now,
+            },
+            bad_at: now,
+            level: 0,
+            told_at: None,
+            acknowledged_at: None,
+            good_since: None,
+            resolved_at: None,
+            returns: 0,
+        },
+        acknowledged_by: None,
+        note: None,
+        rev: 0,
+    };
+    let lease = lease.expect("reads").expect("nobody holds it");
+    let written = world.store.write_alert(&lease, &one, &[]).await;
+    assert!(written.expect("writes"));
+    one.id.to_string()
 }
 
 async fn call(world: &World, key: &str, method: &str, path: &str) -> Answer {
@@ -122,7 +167,7 @@ async fn nothing_of_another_account_is_there() {
         }
         walked += 1;
     }
-    for path in ["agents", "keys", "audit", "dead-letters"] {
+    for path in ["agents", "alerts", "keys", "audit", "dead-letters"] {
         let list = call(&world, &key, "GET", &format!("/api/v1/{path}")).await;
         assert_eq!(list.status, 200, "{path}: {list:?}");
         let said = list.body.to_string();
@@ -145,6 +190,10 @@ async fn nothing_of_another_account_is_there() {
         let read = world.get(&names.fill(path, false)).await;
         assert_eq!(read.status, 200, "{path}: {read:?}");
     }
+    let alerts = world.get("/api/v1/alerts").await.body;
+    let alert = &alerts["alerts"][0];
+    assert_eq!(alert["alert_id"], names.fill("{alert_id}", false));
+    assert_eq!(alert["status"], "firing", "{alert:#}");
     let kept = world.get("/api/v1/keys").await.body.to_string();
     assert!(kept.contains(&names.fill("{key_id}", false)), "{kept}");
 }

@@ -4,6 +4,7 @@
 //! fail; they are never skipped. Every case has a file or a schema of its own, so all of them run side by side.
 
 mod agents;
+mod alerts;
 mod blobs;
 mod deployments;
 mod executions;
@@ -83,6 +84,11 @@ conformance! {
         orders_come_in_their_sequence,
         samples_by_their_end_and_their_acceptance,
         failed_checks_of_who_lives_or_ended_since;
+    alerts:
+        one_open_alert_a_rule_by_whoever_read_last,
+        alerts_are_listed_by_status_and_purged,
+        policies_are_replaced_and_keep_their_secret,
+        a_delivery_is_attempted_by_one_until_it_is_over;
     rollups:
         ended_executions_by_their_end,
         cells_are_written_with_their_position,

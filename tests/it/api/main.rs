@@ -2,6 +2,7 @@
 //! whole can show.
 
 mod agents;
+mod alerts;
 mod blobs;
 mod causes;
 mod dead_letters;

@@ -129,8 +129,8 @@ fn one_room_for_each_craft() {
         ],
         &["phalanx"],
     );
-    // The command line is a client like any other.
-    only_in(&["reqwest"], &["gateway", "phalanx"]);
+    // The command line is a client like any other, and monitor sends webhooks.
+    only_in(&["reqwest"], &["gateway", "monitor", "phalanx"]);
     only_in(
         &["clap", "indicatif", "comfy-table", "anyhow"],
         &["phalanx"],
@@ -149,8 +149,10 @@ fn the_domain_is_pure() {
         "zip",
         "base64",
         "sha2",
+        "hmac",
         "hex",
         "toml",
+        "url",
     ];
     for name in dependencies_of("domain") {
         assert!(allowed.contains(&name.as_str()), "domain depends on {name}");

@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-pub use address::is_public;
+pub use domain::address::is_public;
 use domain::egress::{Egress, Rule};
 use request::{Kind, Request};
 pub use resolve::Resolver;

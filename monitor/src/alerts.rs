@@ -1,0 +1,292 @@
+//! Judges the minutes before now by each agent's policy, and writes what follows: alerts, and what is sent of them.
+//!
+//! In one monitor at a time, under the lease `roller`. What is kept in memory only saves reading it again.
+
+mod history;
+
+use crate::{Config, tail::Tail};
+use domain::{
+    Result, Timestamp,
+    alert::{self, Alert, Policy, Rule, Seen, Step, Verdict},
+    id::{AccountId, AgentId, AlertId, DeliveryId},
+};
+use history::{History, Whose};
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
+use store::{
+    Store,
+    alerts::{Kept, KeptPolicy},
+    deliveries::New,
+    leases::Lease,
+};
+use tokio::time::Instant;
+
+/// Farther apart, the clock has jumped or nobody has looked.
+const JUMP: Duration = Duration::from_secs(30);
+/// An alert that is over for longer does not come back, by any policy.
+const BACK: Duration = Duration::from_secs(2 * 60 * 60);
+
+pub struct Watch {
+    config: Config,
+    store: Store,
+    tail: Tail,
+    history: History,
+    next: Instant,
+    /// Since when, and the last look: by the clock that does not jump and by the one that everybody goes by.
+    steady: Option<(Instant, Instant, Timestamp)>,
+}
+
+/// What one round goes by.
+struct Known {
+    policies: HashMap<(AccountId, Option<AgentId>), KeptPolicy>,
+    standard: Policy,
+    disabled: HashMap<String, BTreeSet<String>>,
+}
+
+impl Known {
+    fn policy(&self, (account, agent): &Whose) -> Option<&KeptPolicy> {
+        let own = self.policies.get(&(account.clone(), Some(agent.clone())));
+        own.or_else(|| self.policies.get(&(account.clone(), None)))
+    }
+
+    fn rules(&self, whose: &Whose) -> &Policy {
+        self.policy(whose)
+            .map_or(&self.standard, |kept| &kept.policy)
+    }
+}
+
+impl Watch {
+    pub fn new(config: &Config, store: &Store) -> Self {
+        Self {
+            config: config.clone(),
+            store: store.clone(),
+            tail: Tail::new(store, config.most_rows),
+            history: History::default(),
+            next: Instant::now(),
+            steady: None,
+        }
+    }
+
+    /// It is another monitor's work.
+    pub fn away(&mut self) {
+        self.steady = None;
+        self.history = History::default();
+    }
+
+    /// Judges, if it is time.
+    pub async fn turn(&mut self, lease: &Lease) -> Result<()> {
+        if Instant::now() < self.next {
+            return Ok(());
+        }
+        self.next = Instant::now() + self.config.judge_every;
+        let now = self.store.now();
+        let steady = self.steady_for(now);
+        if !self.history.refresh(&self.store, &self.tail, now).await? {
+            return Ok(());
+        }
+        let mut known = self.known().await?;
+        let at_work = self
+            .store
+            .alerts_at_work(Timestamp(now.0 - millis(BACK)))
+            .await?;
+        let mut newest: HashMap<(Whose, Rule), Kept> = HashMap::new();
+        // Oldest first: the newest stays.
+        for one in at_work {
+            let whose = (one.account.clone(), one.agent_id.clone());
+            newest.insert((whose, one.rule), one);
+        }
+        let open = newest.keys().map(|(whose, _)| whose.clone());
+        let all: BTreeSet<Whose> = self.history.agents().chain(open).collect();
+        for whose in all {
+            for rule in Rule::ALL {
+                let before = newest.remove(&(whose.clone(), *rule));
+                self.judge(lease, &mut known, &whose, (*rule, before), (now, steady))
+                    .await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn known(&self) -> Result<Known> {
+        let policies = self.store.alert_policies().await?.into_iter();
+        Ok(Known {
+            policies: policies
+                .map(|kept| ((kept.account.clone(), kept.agent_id.clone()), kept))
+                .collect(),
+            standard: Policy::default(),
+            disabled: HashMap::new(),
+        })
+    }
+
+    fn steady_for(&mut self, now: Timestamp) -> Duration {
+        let at = Instant::now();
+        if let Some((since, last, seen)) = self.steady {
+            let (by_one, by_other) = (at.duration_since(last), now.since(seen));
+            let apart = by_one.abs_diff(by_other);
+            if apart < JUMP && by_one < self.config.judge_every + JUMP {
+                self.steady = Some((since, at, now));
+                return at.duration_since(since);
+            }
+        }
+        self.steady = Some((at, at, now));
+        Duration::ZERO
+    }
+
+    async fn judge(
+        &self,
+        lease: &Lease,
+        known: &mut Known,
+        whose: &Whose,
+        (rule, before): (Rule, Option<Kept>),
+        (now, steady): (Timestamp, Duration),
+    ) -> Result<()> {
+        let limit = known.rules(whose).limit(rule);
+        let verdict = if limit.enabled {
+            let window = self.history.of(whose, alert::window(limit, now));
+            alert::judge(rule, limit, &window, now)
+        } else {
+            Verdict::Unknown
+        };
+        let open = before
+            .as_ref()
+            .is_some_and(|one| one.alert.resolved_at.is_none());
+        if !open && !matches!(verdict, Verdict::Bad(_)) {
+            return Ok(());
+        }
+        let living = self.store.agent(&whose.0, &whose.1).await?;
+        let incarnation = living.map(|agent| agent.incarnation);
+        // Of an agent that was deployed anew since, an alert that is over is none of this one's.
+        let before = before.filter(|one| open || Some(&one.incarnation) == incarnation.as_ref());
+        let same = before
+            .as_ref()
+            .is_none_or(|one| Some(&one.incarnation) == incarnation.as_ref());
+        let step = alert::decide(
+            &Seen {
+                alert: before.as_ref().map(|one| one.alert),
+                verdict,
+                policy: known.rules(whose),
+                watched: limit.enabled && same && incarnation.is_some(),
+                steady,
+            },
+            now,
+        );
+        let (next, levels, event) = match step {
+            Step::Nothing => return Ok(()),
+            Step::Open(next) => {
+                let opened = Kept {
+                    id: AlertId::from_uuid(uuid::Uuid::now_v7()),
+                    account: whose.0.clone(),
+                    agent_id: whose.1.clone(),
+                    incarnation: incarnation.unwrap_or_default(),
+                    rule,
+                    alert: next,
+                    acknowledged_by: None,
+                    note: None,
+                    rev: 0,
+                };
+                tracing::info!(alert.id = %opened.id, agent.id = %whose.1, rule = %rule, value = next.figures.value, "an alert rises");
+                self.store.write_alert(lease, &opened, &[]).await?;
+                return Ok(());
+            }
+            Step::Change(next) => (next, 0..0, ""),
+            Step::Escalate(next) => (next, next.level..next.level + 1, "alert.escalated"),
+            Step::Resolve(next) => (next, 1..next.level + 1, "alert.resolved"),
+        };
+        let Some(before) = before else {
+            return Ok(());
+        };
+        let after = Kept {
+            alert: next,
+            ..before
+        };
+        let mut messages = Vec::new();
+        for level in levels {
+            messages.extend(self.messages(known, &after, (level, event), now).await?);
+        }
+        // Where somebody answered meanwhile, nothing is written: the next round sees it.
+        if self.store.write_alert(lease, &after, &messages).await? && !event.is_empty() {
+            tracing::info!(alert.id = %after.id, agent.id = %whose.1, rule = %rule, level = next.level, receivers = messages.len(), "{event}");
+        }
+        Ok(())
+    }
+
+    /// What a level's receivers are sent.
+    async fn messages(
+        &self,
+        known: &mut Known,
+        of: &Kept,
+        (level, event): (u8, &str),
+        now: Timestamp,
+    ) -> Result<Vec<New>> {
+        let whose = (of.account.clone(), of.agent_id.clone());
+        let Some(kept) = known.policy(&whose).cloned() else {
+            return Ok(Vec::new());
+        };
+        let Some(receivers) = kept.policy.levels.get(usize::from(level) - 1) else {
+            return Ok(Vec::new());
+        };
+        if !receivers.webhooks.is_empty() && !known.disabled.contains_key(&kept.id) {
+            let gone = self
+                .store
+                .disabled_receivers(&kept.account, kept.updated_at)
+                .await?;
+            known
+                .disabled
+                .insert(kept.id.clone(), gone.into_iter().collect());
+        }
+        let gone = known.disabled.get(&kept.id);
+        let body = body(of, level, event, now);
+        let told = receivers
+            .webhooks
+            .iter()
+            .filter(|url| gone.is_none_or(|gone| !gone.contains(*url)));
+        Ok(told
+            .map(|url| New {
+                id: DeliveryId::from_uuid(uuid::Uuid::now_v7()),
+                account: of.account.clone(),
+                subject: of.id.to_string(),
+                event: event.to_owned(),
+                level,
+                round: of.alert.returns,
+                url: url.clone(),
+                body: body.clone(),
+                secret: kept.secret.clone(),
+                sealed_for: kept.id.clone(),
+                created_at: now,
+            })
+            .collect())
+    }
+}
+
+/// `type`, `timestamp` and `data`, as Standard Webhooks recommends.
+fn body(of: &Kept, level: u8, event: &str, now: Timestamp) -> String {
+    let Alert {
+        opened_at,
+        resolved_at,
+        returns,
+        figures,
+        ..
+    } = of.alert;
+    serde_json::json!({
+        "type": event,
+        "timestamp": now,
+        "data": {
+            "alert_id": of.id,
+            "agent_id": of.agent_id,
+            "rule": of.rule,
+            "status": of.alert.status(),
+            "level": level,
+            "figures": figures,
+            "opened_at": opened_at,
+            "resolved_at": resolved_at,
+            "returns": returns,
+        },
+    })
+    .to_string()
+}
+
+fn millis(duration: Duration) -> i64 {
+    crate::roll::millis(duration)
+}
