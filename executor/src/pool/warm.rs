@@ -1,0 +1,152 @@
+//! Whether a version has a template, when one is made, and when it ends. Never on the way of anybody who waits.
+
+use super::{Pool, State};
+use crate::template::{Refusal, Template};
+use domain::agent::Isolation;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// After a template that failed: doubled each time, up to the most.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+const MOST_WAIT: Duration = Duration::from_secs(300);
+
+#[derive(Debug, Clone, Copy)]
+pub struct Templates {
+    /// One that nobody has needed for so long ends.
+    pub idle: Duration,
+}
+
+#[derive(Default)]
+pub struct Warm {
+    now: Now,
+    /// Those that fork no more, with instances that live on.
+    leaving: Vec<Arc<Template>>,
+    /// Instances that have become ready.
+    starts: u64,
+    failures: u32,
+    not_before: Option<Instant>,
+}
+
+#[derive(Default)]
+enum Now {
+    #[default]
+    None,
+    Starting,
+    Ready(Arc<Template>),
+    /// It is not safe to be forked.
+    Never,
+}
+
+impl Warm {
+    pub fn template(&self) -> Option<Arc<Template>> {
+        match &self.now {
+            Now::Ready(template) if template.is_usable() => Some(Arc::clone(template)),
+            _ => None,
+        }
+    }
+
+    pub fn is_starting(&self) -> bool {
+        matches!(self.now, Now::Starting)
+    }
+
+    pub fn drain(&mut self) -> Vec<Arc<Template>> {
+        let mut all = std::mem::take(&mut self.leaving);
+        if let Now::Ready(template) = std::mem::take(&mut self.now) {
+            all.push(template);
+        }
+        all
+    }
+
+    fn failed(&mut self) {
+        self.now = Now::None;
+        let wait = FIRST_WAIT * 2u32.saturating_pow(self.failures);
+        self.not_before = Some(Instant::now() + wait.min(MOST_WAIT));
+        self.failures = (self.failures + 1).min(16);
+    }
+}
+
+impl Pool {
+    /// An instance is ready. More are to be expected of a version that goes down to none, and of one that has needed a second.
+    pub(super) fn want_template(self: &Arc<Self>, state: &mut State) {
+        state.warm.starts += 1;
+        let may = self.common.templates.is_some()
+            && self.common.grounds.level.can_fork()
+            && self.version.spec.isolation == Isolation::Agent
+            && self.version.spec.warm.start;
+        let expects = state.envelope.min_instances == 0 || state.warm.starts > 1;
+        let waits = state.warm.not_before.is_some_and(|at| Instant::now() < at);
+        if !may || !expects || waits || !matches!(state.warm.now, Now::None) {
+            return;
+        }
+        state.warm.now = Now::Starting;
+        let pool = Arc::clone(self);
+        let tasks = &self.common.grounds.tasks;
+        tasks.spawn(async move { pool.make_template().await });
+    }
+
+    async fn make_template(self: Arc<Self>) {
+        let made = {
+            let _turn = self.turn().await;
+            if self.state().is_over() {
+                Err(Refusal::Failed("nobody needs it any more".to_owned()))
+            } else {
+                let id = format!("template-{}", uuid::Uuid::now_v7().simple());
+                Template::start(&id, &self.version, &self.common.grounds).await
+            }
+        };
+        let unwanted = {
+            let mut state = self.state();
+            match made {
+                Ok(template) if state.closed => Some(template),
+                Ok(template) => {
+                    tracing::debug!(version.id = %self.version.id, pid = template.pid(), "a template is ready");
+                    state.warm.now = Now::Ready(template);
+                    None
+                }
+                Err(Refusal::SpawnOnly(_)) => {
+                    state.warm.now = Now::Never;
+                    None
+                }
+                Err(Refusal::Failed(reason)) => {
+                    tracing::debug!(version.id = %self.version.id, reason, "there is no template");
+                    state.warm.failed();
+                    None
+                }
+            }
+        };
+        if let Some(template) = unwanted {
+            template.end().await;
+            self.state().warm.now = Now::None;
+        }
+        self.changed.notify_waiters();
+    }
+
+    /// Lets go of those that fork no more, or that nobody has needed for long.
+    pub(super) fn look_at_templates(self: &Arc<Self>, state: &mut State) {
+        let warm = &mut state.warm;
+        if let (Now::Ready(template), Some(templates)) = (&warm.now, self.common.templates) {
+            let is_idle =
+                template.instances() == 0 && template.used_at().elapsed() >= templates.idle;
+            if !template.is_usable() {
+                let template = Arc::clone(template);
+                tracing::info!(version.id = %self.version.id, "a template forks no more");
+                warm.failed();
+                warm.leaving.push(template);
+            } else if is_idle {
+                warm.leaving.push(Arc::clone(template));
+                warm.now = Now::None;
+            }
+        }
+        let (over, leaving) = std::mem::take(&mut warm.leaving)
+            .into_iter()
+            .partition(|template| template.instances() == 0);
+        warm.leaving = leaving;
+        let over: Vec<Arc<Template>> = over;
+        for template in over {
+            let tasks = &self.common.grounds.tasks;
+            tasks.spawn(async move { template.end().await });
+        }
+    }
+}
