@@ -136,9 +136,9 @@ pub(crate) async fn bind(config: Config, deps: Deps) -> Result<Executor> {
         queue: config.queue,
         idle: config.idle,
         sessions: config.sessions,
-        templates: config.templates.then_some(Templates {
-            idle: config.template_idle,
-        }),
+        templates: config
+            .templates
+            .then(|| Templates::new(config.template_idle)),
     };
     let stop = CancellationToken::new();
     let runner = Runner {

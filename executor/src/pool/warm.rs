@@ -7,15 +7,29 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
+use tokio::sync::Semaphore;
 
 /// After a template that failed: doubled each time, up to the most.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 const MOST_WAIT: Duration = Duration::from_secs(300);
 
-#[derive(Debug, Clone, Copy)]
+/// Templates that import at the same time, beside instances that start: these come first, but wait for no template's turn.
+const AT_ONCE: usize = 2;
+
+#[derive(Debug)]
 pub struct Templates {
     /// One that nobody has needed for so long ends.
-    pub idle: Duration,
+    idle: Duration,
+    at_once: Semaphore,
+}
+
+impl Templates {
+    pub fn new(idle: Duration) -> Self {
+        Self {
+            idle,
+            at_once: Semaphore::new(AT_ONCE),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -88,7 +102,11 @@ impl Pool {
 
     async fn make_template(self: Arc<Self>) {
         let made = {
-            let _turn = self.turn().await;
+            // Not in turn with instances: those that wait for theirs are what it is made for.
+            let _turn = match &self.common.templates {
+                Some(templates) => templates.at_once.acquire().await.ok(),
+                None => None,
+            };
             if self.state().is_over() {
                 Err(Refusal::Failed("nobody needs it any more".to_owned()))
             } else {
@@ -126,7 +144,7 @@ impl Pool {
     /// Lets go of those that fork no more, or that nobody has needed for long.
     pub(super) fn look_at_templates(self: &Arc<Self>, state: &mut State) {
         let warm = &mut state.warm;
-        if let (Now::Ready(template), Some(templates)) = (&warm.now, self.common.templates) {
+        if let (Now::Ready(template), Some(templates)) = (&warm.now, &self.common.templates) {
             let is_idle =
                 template.instances() == 0 && template.used_at().elapsed() >= templates.idle;
             if !template.is_usable() {

@@ -2486,6 +2486,8 @@ class Worker:
         self.environment: dict[str, str] = given.get("environment") or {}
         self.is_template = bool(given.get("template"))
         self.warm_up: Any = given.get("warm_up")
+        self.scratch = os.getcwd()
+        self.shared = set(os.listdir(SHARED)) if self.is_template else set()
         self.instance = Sink(0, self)
         self.attendant = Attendant(self)
         self.entry: Entry
@@ -2752,6 +2754,7 @@ class Worker:
 # The template.
 
 FILES_MOST, FILES_BYTES = 256, 4 << 20  # what the import left in /tmp, and every fork gets a copy of
+SHARED = "/dev/shm"
 HARMLESS = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 PR_SET_DUMPABLE, CAPABILITY_VERSION = 4, 0x20080522
 
@@ -2855,9 +2858,9 @@ class Template:
             os._exit(1)
         root = parse(text).get("root")
         if root is not None:
-            copy_files("/tmp", root + "/tmp")
+            copy_files(worker.scratch, root + worker.scratch)
             os.chroot(root)
-            os.chdir("/tmp")
+            os.chdir(worker.scratch)
         if self.libc.capset(self.header, self.no_capabilities) != 0:
             raise Failure("INIT_FAILED", "init", "the right to change its root could not be given away")
         # What is the process's own in /proc can be opened only now, and by nobody else after it.
@@ -2924,12 +2927,12 @@ class Template:
                         return f"it shares memory after its import: {''.join(name).strip() or 'without a name'}"
         except OSError as error:
             return f"it cannot be looked at: {safe_text(error)}"
-        count, size = measure_files("/tmp")
+        count, size = measure_files(self.worker.scratch)
         if count > FILES_MOST or size > FILES_BYTES:
             return f"its import leaves {count} files of {size} bytes in /tmp; up to {FILES_MOST} of {FILES_BYTES} are copied"
         if count:
             import shutil  # noqa: F401 (for `copy_files`, which others wait for)
-        if os.listdir("/dev/shm"):
+        if set(os.listdir(SHARED)) - self.worker.shared:
             return "its import leaves files in /dev/shm"
         return None
 
