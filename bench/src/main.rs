@@ -20,10 +20,7 @@ use front::Size;
 use load::{Figures, Pace, Target, all_at_once, drive};
 use serde_json::json;
 use servers::{Peer, Phalanx};
-use std::{
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+use std::{path::PathBuf, time::Duration};
 use table::{Row, show};
 use tokio::signal::unix::{SignalKind, signal};
 

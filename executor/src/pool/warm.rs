@@ -37,8 +37,6 @@ pub struct Warm {
     now: Now,
     /// Those that fork no more, with instances that live on.
     leaving: Vec<Arc<Template>>,
-    /// Instances that have become ready.
-    starts: u64,
     failures: u32,
     not_before: Option<Instant>,
 }
@@ -82,14 +80,14 @@ impl Warm {
 }
 
 impl Pool {
-    /// An instance is ready. More are to be expected of a version that goes down to none, and of one that has needed a second.
+    /// An instance is ready. More are to be expected of a version that goes down to none, and of one that needs a second beside the first.
     pub(super) fn want_template(self: &Arc<Self>, state: &mut State) {
-        state.warm.starts += 1;
         let may = self.common.templates.is_some()
             && self.common.grounds.level.can_fork()
             && self.version.spec.isolation == Isolation::Agent
             && self.version.spec.warm.start;
-        let expects = state.envelope.min_instances == 0 || state.warm.starts > 1;
+        let living = state.seats.len() + state.starting as usize;
+        let expects = state.envelope.min_instances == 0 || living > 1;
         let waits = state.warm.not_before.is_some_and(|at| Instant::now() < at);
         if !may || !expects || waits || !matches!(state.warm.now, Now::None) {
             return;

@@ -145,9 +145,11 @@ async fn what_is_forked_is_apart() {
 async fn one_that_ends_leaves_the_others() {
     let cluster = cluster().await;
     let client = &cluster.client;
-    let changes = scaled(2, json!({"concurrent_executions": 1, "timeout": 20}));
+    // Room for a bomb's processes, of which each holds a little.
+    let configuration = json!({"concurrent_executions": 1, "timeout": 20, "memory_limit": 1024});
+    let changes = scaled(2, configuration);
     client.deploy_source("agent", AGENT, changes).await;
-    for (how, wanted) in [("memory", "OUT_OF_MEMORY"), ("bomb", "TIMEOUT")] {
+    for (how, wanted) in [("memory", "OUT_OF_MEMORY"), ("bomb", "HANDLER_TIMEOUT")] {
         forked(&cluster, "agent").await;
         side_by_side(&cluster, "agent", 2).await;
         let body = fixtures::with(
@@ -294,7 +296,7 @@ async fn kill_9_leaves_no_template() {
     forked(&cluster, "agent").await;
     let running = cluster
         .client
-        .execute_async("agent", json!({"sleep": 60}))
+        .execute_async("agent", json!({"sleep": 5}))
         .await;
     let running = cluster
         .client
