@@ -2929,7 +2929,7 @@ class Template:
             return f"it cannot be looked at: {safe_text(error)}"
         count, size = measure_files(self.worker.scratch)
         if count > FILES_MOST or size > FILES_BYTES:
-            return f"its import leaves {count} files of {size} bytes in /tmp; up to {FILES_MOST} of {FILES_BYTES} are copied"
+            return f"its import leaves {count} files of {size} bytes in /tmp, too many to be copied for each"
         if count:
             import shutil  # noqa: F401 (for `copy_files`, which others wait for)
         if set(os.listdir(SHARED)) - self.worker.shared:

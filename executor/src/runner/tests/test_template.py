@@ -27,6 +27,9 @@ class Forked(Worker):
         self.ready()
         return self
 
+    def __enter__(self) -> Forked:
+        return self
+
     def __exit__(self, *_: object) -> None:
         self.socket.close()
 
