@@ -119,9 +119,11 @@ impl Template {
             match hello.map_err(|_| late())?.map_err(|_| gone())? {
                 Hello::Ready(ready) => ready.spawn_only.map_or(Ok(()), |reason| {
                     Err(Refusal::SpawnOnly(reason.chars().take(500).collect()))
-                }),
-                Hello::Failed(failure) => Err(failed(failure.message)),
+                })?,
+                Hello::Failed(failure) => return Err(failed(failure.message)),
             }
+            let bounded = grounds.cpus.map(|cores| template.held.limit_cpu(cores));
+            bounded.unwrap_or(Ok(())).map_err(|e| failed(e.to_string()))
         }
         .await;
         if let Err(refusal) = greeted {

@@ -115,6 +115,11 @@ impl Template {
         self.gone.load(Ordering::Relaxed)
     }
 
+    /// Of the template itself, once it only waits.
+    pub fn limit_cpu(&self, cores: f64) -> Result<(), Error> {
+        self.confined.limit_cpu(cores)
+    }
+
     /// How many there are that were forked.
     pub fn forks(&self) -> usize {
         let free = self.state().free.len();

@@ -37,6 +37,21 @@ def handler(input):
             time.sleep(3600)
         print('grown')
         time.sleep(3600)
+    if how == 'look':
+        def tried(act):
+            try:
+                return str(act())
+            except OSError as error:
+                return type(error).__name__
+        found, others = {}, [pid for pid in os.listdir('/proc') if pid.isdigit() and int(pid) != os.getpid()]
+        for pid in others:
+            for name in ('mem', 'environ', 'maps', 'root/tmp/imported', 'fd'):
+                act = os.listdir if name == 'fd' else lambda path: open(path, 'rb').read(1)
+                found[pid + '/' + name] = tried(lambda: act('/proc/%s/%s' % (pid, name)))
+        found['chroot'] = tried(lambda: os.chroot('/tmp'))
+        found['slots'] = tried(lambda: [os.listdir('/slots/' + slot) for slot in os.listdir('/slots') if os.listdir('/slots/' + slot)])
+        found['write'] = tried(lambda: open('/slots/0/x', 'w'))
+        return {'others': len(others), 'found': found}
     name = '/tmp/%d' % len(os.listdir('/tmp'))
     open(name, 'w').write(name)
     time.sleep(input.get('sleep', 0))
@@ -199,6 +214,30 @@ async fn cancel_ends_the_tree_of_one() {
     assert!(left.is_empty(), "{left:?}");
     let end = client.execution_end("agent", &neighbour).await;
     assert_eq!(end["status"], "completed", "{end:#}");
+}
+
+#[tokio::test]
+async fn what_is_forked_sees_nothing_of_others() {
+    let cluster = cluster().await;
+    let client = &cluster.client;
+    let changes = scaled(2, json!({"concurrent_executions": 1, "timeout": 60}));
+    client.deploy_source("agent", AGENT, changes).await;
+    forked(&cluster, "agent").await;
+    side_by_side(&cluster, "agent", 2).await;
+    let neighbour = client.execute("agent", json!({"sleep": 5}));
+    let look = client.output("agent", json!({"how": "look"}));
+    let (neighbour, seen) = tokio::join!(neighbour, look);
+    assert_eq!(neighbour["status"], "completed", "{neighbour:#}");
+    // Process 1, the template, its sibling, and what was made ahead.
+    assert!(seen["others"].as_u64() >= Some(3), "{seen:#}");
+    for (what, got) in seen["found"].as_object().expect("an object") {
+        let refused = ["PermissionError", "OSError", "FileNotFoundError"];
+        let is_refused = got.as_str().is_some_and(|got| refused.contains(&got));
+        assert!(
+            is_refused || (what == "slots" && got == "[]"),
+            "{what}: {got}"
+        );
+    }
 }
 
 #[tokio::test]
