@@ -29,6 +29,26 @@ pub struct Spec {
     pub isolation: Isolation,
     #[serde(default)]
     pub egress: crate::egress::Egress,
+    #[serde(default)]
+    pub warm: Warm,
+}
+
+/// How further instances start.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Warm {
+    /// Forked from one that has imported the agent, where that is safe. `false`: each in a sandbox of its own.
+    pub start: bool,
+    /// What that one handles once before it is forked.
+    pub up: Option<serde_json::Value>,
+}
+
+impl Default for Warm {
+    fn default() -> Self {
+        Self {
+            start: true,
+            up: None,
+        }
+    }
 }
 
 crate::words! {
@@ -170,6 +190,8 @@ pub const MAX_ENVIRONMENT_VARIABLES: usize = 200;
 /// Names and values together.
 pub const MAX_ENVIRONMENT_BYTES: usize = 64 * 1024;
 pub const MAX_CUSTOM_METRICS: usize = 50;
+/// It is kept with the version, and sent to each template.
+pub const MAX_WARM_UP_BYTES: usize = 64 * 1024;
 
 pub fn name(value: &str) -> Result<(), String> {
     text::line(value, 128)

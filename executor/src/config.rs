@@ -42,6 +42,12 @@ pub struct Config {
     pub tmp_mb: u64,
     /// Processor time that one instance may have at most, in cores, once it is ready. `None`: its share among all.
     pub cpus: Option<f64>,
+    /// Whether further instances of a version are forked from one that has imported it.
+    pub templates: bool,
+    /// A template that nobody has needed for so long ends.
+    pub template_idle: Duration,
+    /// Of each template: what has been forked ahead.
+    pub spares: usize,
     /// Networks that agents may connect to although they are private, or this host's own.
     pub egress_private: Vec<domain::egress::Rule>,
 }
@@ -74,6 +80,9 @@ impl Config {
             open_files: 4096,
             tmp_mb: 64,
             cpus: None,
+            templates: true,
+            template_idle: Duration::from_secs(900),
+            spares: 1,
             egress_private: Vec::new(),
         }
     }

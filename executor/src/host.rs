@@ -12,7 +12,7 @@ use crate::{
     instance::Grounds,
     leave,
     meter::{Counts, Meter},
-    pool::{Common, Pool, Starts},
+    pool::{Common, Pool, Starts, Templates},
     python::Python,
     run::Runner,
     shelf::Shelf,
@@ -126,6 +126,7 @@ pub(crate) async fn bind(config: Config, deps: Deps) -> Result<Executor> {
         result_bytes: config.result_bytes,
         logs: config.logs,
         counts: counts.clone(),
+        spares: config.spares,
     };
     let common = Common {
         grounds,
@@ -135,6 +136,9 @@ pub(crate) async fn bind(config: Config, deps: Deps) -> Result<Executor> {
         queue: config.queue,
         idle: config.idle,
         sessions: config.sessions,
+        templates: config
+            .templates
+            .then(|| Templates::new(config.template_idle)),
     };
     let stop = CancellationToken::new();
     let runner = Runner {

@@ -24,6 +24,7 @@ mod run;
 mod shelf;
 mod spans;
 mod sweep;
+mod template;
 mod uv;
 mod version;
 mod watch;

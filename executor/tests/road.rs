@@ -116,6 +116,7 @@ impl World {
             log_level: domain::log::Level::Info,
             isolation: agent::Isolation::default(),
             egress: domain::egress::Egress::default(),
+            warm: domain::agent::Warm::default(),
         };
         change(&mut spec);
         let (account, id) = (AccountId::default_account(), self.version_id());

@@ -244,6 +244,7 @@ words! {
     failure_phase: domain::execution::FailurePhase;
     health: domain::health::Health;
     isolation: domain::agent::Isolation;
+    instance_start: domain::waterfall::How;
     egress_policy: domain::egress::Policy;
     level: domain::log::Level;
     instance_state: domain::instance::State;

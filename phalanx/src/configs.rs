@@ -76,6 +76,9 @@ pub fn executor(
     config.tmp_mb = told.tmp_mb;
     config.labels = labels(&told.labels)?;
     config.cpus = cores(told.cpus)?;
+    config.templates = told.templates;
+    config.template_idle = Duration::from_secs(told.template_idle_s);
+    config.spares = told.spares;
     config.egress_private = networks("executor.egress_private", &told.egress_private)?;
     Ok(config)
 }

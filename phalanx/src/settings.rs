@@ -132,6 +132,9 @@ pub struct Executor {
     pub tmp_mb: u64,
     pub egress_private: String,
     pub cpus: f64,
+    pub templates: bool,
+    pub template_idle_s: u64,
+    pub spares: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]

@@ -157,6 +157,7 @@ impl World {
             log_level: log::Level::Info,
             isolation: agent::Isolation::default(),
             egress: domain::egress::Egress::default(),
+            warm: domain::agent::Warm::default(),
         };
         change(&mut spec);
         let id = self.version(minor);

@@ -59,12 +59,12 @@ fn control() -> io::Result<UnixStream> {
 }
 
 fn run(control: &UnixStream) -> Result<(), Error> {
-    let mut filter = seccomp::program(true)?; // while we wait
+    let mut filter = seccomp::program(true, false)?; // while we wait
     let Some((plan, fds)) = wire::receive::<Plan>(control).step("read the plan")? else {
         return Ok(()); // a standby that was never used
     };
-    if plan.limits.data_bytes.is_some() {
-        filter = seccomp::program(false)?;
+    if plan.limits.data_bytes.is_some() || plan.slots > 0 {
+        filter = seccomp::program(plan.limits.data_bytes.is_none(), plan.slots > 0)?;
     }
     let null = fs::OpenOptions::new()
         .read(true)

@@ -72,6 +72,11 @@ fn run(
     let _ = std::fs::write("/proc/sys/user/max_user_namespaces", "0");
     let proc = root::build(plan, trees)?;
     rustix::system::sethostname(plan.hostname.as_bytes()).step("sethostname")?;
+    if plan.slots > 0 {
+        // It mounts while it lives, which Landlock would forbid: the worker restricts itself.
+        set_dumpable_behavior(DumpableBehavior::NotDumpable).step("prctl dumpable")?;
+        return init::run_template(control, plan, outfit);
+    }
     privileges::drop_capabilities()?;
     let landlock = landlock::restrict(plan)?;
     if plan.mode == Mode::Probe {

@@ -10,6 +10,7 @@ use landlock::{
 
 use super::error::{Error, Step};
 use super::plan::{Bind, Entry, Plan};
+use super::root::slots::SLOTS;
 
 /// What is asked for. Kernels that know less enforce what they know; what newer ones add is looked at before it is asked for.
 const WANTED: ABI = ABI::V7;
@@ -38,6 +39,10 @@ fn rules(plan: &Plan) -> Vec<(&str, BitFlags<AccessFs>)> {
         ("/tmp", AccessFs::from_all(WANTED)),
         ("/dev/shm", AccessFs::from_all(WANTED)),
     ];
+    if plan.slots > 0 {
+        // What may be written to there are mounts that are yet to be; all others are read-only themselves.
+        rules.push((SLOTS, AccessFs::from_all(WANTED)));
+    }
     for entry in &plan.entries {
         if let Entry::Bind {
             inside,

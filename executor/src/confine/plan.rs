@@ -26,6 +26,8 @@ pub struct Plan {
     pub env: Vec<String>,
     pub cwd: String,
     pub limits: Limits,
+    /// Roots for what the worker forks, each with scratch of its own; 0: the worker is no template.
+    pub slots: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,6 +74,17 @@ pub enum Bind {
     Device,
 }
 
+/// What the executor asks of a template's first process while it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Order {
+    /// Make a root with scratch of its own; answered by `Opened` or `NotOpened`.
+    Open { slot: u32 },
+    /// Take it away with all that is in it; not answered.
+    Close { slot: u32 },
+    /// Say how this process ends, by its number in the sandbox.
+    Watch { pid: i32 },
+}
+
 /// What comes back, in this order. `Listening` carries a descriptor.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Report {
@@ -95,6 +108,19 @@ pub enum Report {
         errno: i32,
     },
     Exited {
+        code: Option<i32>,
+        signal: Option<i32>,
+    },
+    Opened {
+        slot: u32,
+    },
+    NotOpened {
+        slot: u32,
+        failure: String,
+    },
+    /// A process that was to be watched.
+    Ended {
+        pid: i32,
         code: Option<i32>,
         signal: Option<i32>,
     },

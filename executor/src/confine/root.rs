@@ -16,6 +16,8 @@ use super::error::{Error, Step};
 use super::plan::{Bind, Entry, Mode as PlanMode, Plan};
 use super::sys::{self, MountAttributes};
 
+pub mod slots;
+
 /// Where the new root is put together. Any directory that every host has; what it held is opened before.
 const STAGE: &str = "/tmp";
 /// An empty directory to lay over what must not be seen.
@@ -58,7 +60,7 @@ pub fn build(plan: &Plan, trees: Vec<OwnedFd>) -> Result<bool, Error> {
         MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
     )
     .step("make mounts private")?;
-    tmpfs(STAGE, "size=1m,nr_inodes=1k,mode=0755", "root")?;
+    tmpfs(STAGE, "size=1m,nr_inodes=4k,mode=0755", "root")?;
     std::env::set_current_dir(STAGE).step("enter the new root")?;
 
     let mut trees = trees.into_iter();
@@ -68,24 +70,32 @@ pub fn build(plan: &Plan, trees: Vec<OwnedFd>) -> Result<bool, Error> {
     for dir in ["tmp", "proc", "dev/shm", EMPTY] {
         fs::create_dir_all(dir).step_with(|| format!("mkdir /{dir}"))?;
     }
+    slots::prepare(plan)?;
     seal()?;
-    tmpfs(
-        "tmp",
-        &format!("size={}m,nr_inodes=64k,mode=1777", plan.tmp_mb),
-        "/tmp",
-    )?;
-    tmpfs(
-        "dev/shm",
-        &format!("size={}m,nr_inodes=4k,mode=1777", plan.shm_mb),
-        "/dev/shm",
-    )?;
     // Before the old root goes: the kernel grants a new /proc only while an unmasked one is in sight.
     let proc = plan.proc && new_proc(plan.mode == PlanMode::Probe)?;
+    slots::keep(plan)?;
+    scratch(Path::new(""), plan)?;
 
     rustix::process::pivot_root(".", ".").step("pivot_root")?;
     unmount(".", UnmountFlags::DETACH).step("detach the old root")?;
     std::env::set_current_dir("/").step("enter /")?;
     Ok(proc)
+}
+
+/// What may be written to, beneath `root`.
+fn scratch(root: &Path, plan: &Plan) -> Result<(), Error> {
+    let at = |dir: &str| root.join(dir).to_string_lossy().into_owned();
+    tmpfs(
+        &at("tmp"),
+        &format!("size={}m,nr_inodes=64k,mode=1777", plan.tmp_mb),
+        "/tmp",
+    )?;
+    tmpfs(
+        &at("dev/shm"),
+        &format!("size={}m,nr_inodes=4k,mode=1777", plan.shm_mb),
+        "/dev/shm",
+    )
 }
 
 fn tmpfs(at: &str, options: &str, name: &str) -> Result<(), Error> {

@@ -26,6 +26,8 @@ pub struct Spec {
     pub tmp_mb: u64,
     pub shm_mb: u64,
     pub output: Output,
+    /// How many may be forked from it at a time; 0: it is no template.
+    pub slots: u32,
 }
 
 #[derive(Debug, Clone)]
@@ -56,6 +58,7 @@ impl Spec {
             tmp_mb: 64,
             shm_mb: 64,
             output: Output::Null,
+            slots: 0,
         }
     }
 
@@ -120,6 +123,7 @@ pub(super) fn plan(
             data_bytes: level.watches_memory().then_some(spec.memory_mb << 20),
             processes: level.limits_processes_itself().then_some(spec.processes),
         },
+        slots: spec.slots,
     })
 }
 
@@ -267,5 +271,6 @@ pub(super) fn probe((uid, gid): (u32, u32)) -> Plan {
         env: Vec::new(),
         cwd: "/".to_owned(),
         limits: Limits::default(),
+        slots: 0,
     }
 }

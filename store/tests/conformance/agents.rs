@@ -39,6 +39,7 @@ pub fn spec(name: &str, version: (u64, u64), tags: &[&str]) -> Spec {
         log_level: log::Level::Info,
         isolation: agent::Isolation::default(),
         egress: domain::egress::Egress::default(),
+        warm: domain::agent::Warm::default(),
     }
 }
 

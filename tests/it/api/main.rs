@@ -18,3 +18,4 @@ mod scale;
 mod sessions;
 mod system;
 mod traffic;
+mod warm;
