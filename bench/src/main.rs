@@ -281,3 +281,36 @@ async fn sleepers(arguments: &Arguments, phalanx: &Phalanx, peer: &Peer) -> Resu
         aim: "< 0.5×, none failed",
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_that_measures_nothing_is_refused() {
+        let says = |words: &[&str]| {
+            let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+            check(&words).map_err(|error| error.to_string())
+        };
+        for good in [
+            &[][..],
+            &["echo", "cold"],
+            &["confined"],
+            &["idle"],
+            &["cluster"],
+            &["cluster", "sync", "reads"],
+        ] {
+            assert_eq!(says(good), Ok(()), "{good:?}");
+        }
+        for bad in [
+            &["warm"][..],
+            &["sleep", "confined"],
+            &["confined", "sleep"],
+            &["idle", "cold"],
+            &["cluster", "echo"],
+            &["echo", "cluster"],
+        ] {
+            assert!(says(bad).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -59,7 +59,7 @@ def handler(input):
             'files': sorted(os.listdir('/tmp')), 'capabilities': [l.split()[1] for l in open('/proc/self/status') if l.startswith('Cap')]}
 ";
 
-fn scaled(most: u32, configuration: Value) -> Value {
+fn scaled(most: u32, configuration: &Value) -> Value {
     json!({
         "agent_code": {"configuration": configuration},
         "deployment_config": {"auto_scaling": {"min_instances": 0, "max_instances": most}},
@@ -126,7 +126,7 @@ async fn what_is_forked_is_apart() {
     let cluster = cluster().await;
     let changes = scaled(
         3,
-        json!({"concurrent_executions": 1, "warm_up": {"how": "warm-up"}}),
+        &json!({"concurrent_executions": 1, "warm_up": {"how": "warm-up"}}),
     );
     cluster.client.deploy_source("agent", AGENT, changes).await;
     let document = forked(&cluster, "agent").await;
@@ -162,7 +162,7 @@ async fn one_that_ends_leaves_the_others() {
     let client = &cluster.client;
     // Room for a bomb's processes, of which each holds a little.
     let configuration = json!({"concurrent_executions": 1, "timeout": 20, "memory_limit": 1024});
-    let changes = scaled(2, configuration);
+    let changes = scaled(2, &configuration);
     client.deploy_source("agent", AGENT, changes).await;
     for (how, wanted) in [("memory", "OUT_OF_MEMORY"), ("bomb", "HANDLER_TIMEOUT")] {
         forked(&cluster, "agent").await;
@@ -183,7 +183,7 @@ async fn one_that_ends_leaves_the_others() {
 async fn cancel_ends_the_tree_of_one() {
     let cluster = cluster().await;
     let client = &cluster.client;
-    let changes = scaled(2, json!({"concurrent_executions": 1, "timeout": 120}));
+    let changes = scaled(2, &json!({"concurrent_executions": 1, "timeout": 120}));
     client.deploy_source("agent", AGENT, changes).await;
     forked(&cluster, "agent").await;
     side_by_side(&cluster, "agent", 2).await;
@@ -220,7 +220,7 @@ async fn cancel_ends_the_tree_of_one() {
 async fn what_is_forked_sees_nothing_of_others() {
     let cluster = cluster().await;
     let client = &cluster.client;
-    let changes = scaled(2, json!({"concurrent_executions": 1, "timeout": 60}));
+    let changes = scaled(2, &json!({"concurrent_executions": 1, "timeout": 60}));
     client.deploy_source("agent", AGENT, changes).await;
     forked(&cluster, "agent").await;
     side_by_side(&cluster, "agent", 2).await;
@@ -258,7 +258,7 @@ async fn what_is_not_safe_is_spawned_and_says_why() {
     ] {
         let source = format!("{import}\ndef handler(input):\n    return 1\n");
         client
-            .deploy_source(id, &source, scaled(2, json!({})))
+            .deploy_source(id, &source, scaled(2, &json!({})))
             .await;
         wait::until("it says why", SOON, || async {
             let logs = client.get(&format!("/api/v1/agents/{id}/logs")).await.text;
@@ -278,16 +278,16 @@ async fn who_must_not_share_is_spawned() {
     let cluster = cluster().await;
     let client = &cluster.client;
     client
-        .deploy_source("told", AGENT, scaled(2, json!({"warm_start": false})))
+        .deploy_source("told", AGENT, scaled(2, &json!({"warm_start": false})))
         .await;
     let by_session = fixtures::with(
-        scaled(3, json!({"concurrent_executions": 1})),
+        scaled(3, &json!({"concurrent_executions": 1})),
         json!({"deployment_config": {"security": {"isolation": "session"}}}),
     );
     client.deploy_source("sessions", AGENT, by_session).await;
     // What might be forked meanwhile shows that a template would have been there.
     client
-        .deploy_source("other", AGENT, scaled(2, json!({})))
+        .deploy_source("other", AGENT, scaled(2, &json!({})))
         .await;
     forked(&cluster, "other").await;
     for _ in 0..2 {
@@ -314,7 +314,7 @@ async fn an_agno_agent_is_forked() {
     let changes = fixtures::with(
         scaled(
             2,
-            json!({"memory_limit": 512, "warm_up": {"message": "warm up"}}),
+            &json!({"memory_limit": 512, "warm_up": {"message": "warm up"}}),
         ),
         json!({"agent_code": {"entrypoint": "agent", "dependencies": {"python": ["agno"]}}}),
     );
@@ -330,7 +330,7 @@ async fn an_agno_agent_is_forked() {
 #[tokio::test]
 async fn kill_9_leaves_no_template() {
     let mut cluster = cluster().await;
-    let changes = scaled(2, json!({"concurrent_executions": 1}));
+    let changes = scaled(2, &json!({"concurrent_executions": 1}));
     cluster.client.deploy_source("agent", AGENT, changes).await;
     forked(&cluster, "agent").await;
     let running = cluster
