@@ -85,7 +85,11 @@ impl<'a> Fields<'a> {
 
     /// Anything that is not null.
     pub fn value(&self, name: &'static str) -> Option<&'a Value> {
-        self.asked.borrow_mut().push(name);
+        let mut asked = self.asked.borrow_mut();
+        if !asked.contains(&name) {
+            asked.push(name);
+        }
+        drop(asked);
         self.members?.get(name).filter(|value| !value.is_null())
     }
 
@@ -191,6 +195,17 @@ impl<'a> Fields<'a> {
             );
         }
         found
+    }
+
+    /// The same, and it says so where it was left out.
+    pub fn needed_number(
+        &self,
+        name: &'static str,
+        allowed: &str,
+        good: impl FnOnce(f64) -> bool,
+    ) -> Option<f64> {
+        self.needed(name, allowed)?;
+        self.number(name, allowed, good)
     }
 
     /// `allowed` says in words what `good` accepts.

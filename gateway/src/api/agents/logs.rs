@@ -43,7 +43,7 @@ struct AgentLogEntry<'a> {
 #[utoipa::path(get, path = "/api/v1/agents/{agent_id}/logs", operation_id = "agent_logs", tag = "agents",
     params(("agent_id" = String, Path), ("follow" = Option<bool>, Query),
         ("since" = Option<String>, Query, description = "RFC 3339"), ("limit" = Option<u32>, Query, description = "200 by default, at most 1000")),
-    responses((status = 200, content((AgentLogs = "application/json"), (String = "text/event-stream")))))]
+    responses((status = 200, content((AgentLogs = "application/json"), (sse::ServerSentEvent = "text/event-stream")))))]
 pub async fn logs(
     State(app): State<App>,
     who: Who,
