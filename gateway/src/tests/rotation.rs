@@ -119,18 +119,19 @@ async fn a_key_that_somebody_replaced_is_deprecated_from_then_on() {
 #[tokio::test]
 async fn a_revoked_key_opens_nothing_at_a_gateway_that_is_cut_off() {
     let mut world = World::new().await;
-    world.serving("mine").await;
+    let deployed = world.deploy("mine", "1.0.0").await.body;
+    let deployment = deployed["deployment_id"].as_str().expect("an id");
     let second = world.second(Bus::memory(Limits::default())).await;
     let (secret, id) = due(&world, 86_400_000, true).await;
     assert_eq!(read(&world, &second, &secret).await.status, 200);
-    let follow = format!("{second}/api/v1/agents/mine/logs?follow=true");
-    let stream = world
-        .request("GET", &follow)
-        .bearer_auth(&secret)
-        .send()
-        .await;
-    let mut stream = stream.expect("a stream");
+    let follow = format!("{second}/api/v1/agents/mine/deployments/{deployment}?follow=true");
+    let stream = world.request("GET", &follow).bearer_auth(&secret).send();
+    let mut stream = stream.await.expect("a stream");
     assert_eq!(stream.status(), 200);
+    let mut ended =
+        Box::pin(async move { while stream.chunk().await.expect("a chunk").is_some() {} });
+    let early = tokio::time::timeout(WITHIN / 2, &mut ended).await;
+    assert!(early.is_err(), "it goes on while its key is good");
 
     let revoked = world.delete(&format!("/api/v1/keys/{id}")).await;
     assert_eq!(revoked.status, 200, "{revoked:?}");
@@ -145,7 +146,6 @@ async fn a_revoked_key_opens_nothing_at_a_gateway_that_is_cut_off() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     // And who followed something by it follows no longer.
-    let ended = async { while stream.chunk().await.expect("its end").is_some() {} };
     tokio::time::timeout(PATIENCE, ended)
         .await
         .expect("the stream ends");

@@ -75,8 +75,10 @@ async fn asked(world: &World, key: &str, method: &str, path: &str) -> (Answer, V
         request = request.json(&json!({}));
     }
     let answer = world.send(request).await;
-    // What a change leaves in the audit is written before its answer.
-    (answer, std::mem::take(&mut *said()))
+    // What a change leaves in the audit is written before its answer. Some are asked side by side.
+    let mut statements = std::mem::take(&mut *said());
+    statements.sort_unstable();
+    (answer, statements)
 }
 
 #[tokio::test]

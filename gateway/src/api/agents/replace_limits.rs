@@ -33,9 +33,8 @@ pub async fn replace_limits(
     Path(agent_id): Path<String>,
     request: Request,
 ) -> Answer<Response> {
-    let bytes = body::read(request, MOST_BYTES).await?;
-    let limits = read(&bytes)?;
     let agent = living(&app, &who, &agent_id).await?;
+    let limits = read(&body::read(request, MOST_BYTES).await?)?;
     if !who.key.limits.is_empty() {
         let message = "this key has limits of its own, and sets none";
         return Err(Error::new(Kind::Forbidden, message).into());
