@@ -266,12 +266,39 @@ pub fn of_words(words: &'static [&'static str]) -> ObjectBuilder {
         .enum_values(Some(words.iter().copied()))
 }
 
+/// One of these words, or null.
+fn or_null(words: &'static [&'static str]) -> ObjectBuilder {
+    use serde_json::Value;
+    let words = words.iter().map(|word| Value::from(*word));
+    ObjectBuilder::new()
+        .schema_type(utoipa::openapi::schema::SchemaType::from_iter([
+            Type::String,
+            Type::Null,
+        ]))
+        .enum_values(Some(words.chain([Value::Null])))
+}
+
+pub fn maybe_phase() -> ObjectBuilder {
+    or_null(domain::deployment::Phase::WORDS)
+}
+
+pub fn maybe_failure_code() -> ObjectBuilder {
+    or_null(domain::execution::FailureCode::WORDS)
+}
+
 /// A list of at least one of these words.
 fn list_of(words: &'static [&'static str]) -> ArrayBuilder {
     ArrayBuilder::new()
         .items(of_words(words))
         .min_items(Some(1))
         .max_items(Some(words.len()))
+}
+
+pub fn agent_ids() -> ArrayBuilder {
+    ArrayBuilder::new()
+        .items(parameters::agent_id())
+        .min_items(Some(1))
+        .max_items(Some(1000))
 }
 
 pub fn environments() -> ArrayBuilder {

@@ -42,6 +42,7 @@ fn of_query(path: &str, name: &str) -> Option<ObjectBuilder> {
             .schema_type(Type::Boolean)
             .default(Some(false.into())),
         "since" | "from" | "to" | "start_time" | "end_time" => time(),
+        "metrics" => of_form("^[a-zA-Z][a-zA-Z0-9_.]{0,63}(,[a-zA-Z][a-zA-Z0-9_.]{0,63}){0,20}$"),
         "granularity" => granularity().default(Some("5m".into())),
         "status" if path.ends_with("/executions") => execution_status(),
         "status" if path.ends_with("/alerts") => alert_status(),
@@ -50,7 +51,7 @@ fn of_query(path: &str, name: &str) -> Option<ObjectBuilder> {
 }
 
 fn of_header(name: &str) -> Option<ObjectBuilder> {
-    (name == "Last-Event-ID").then(|| of_form("^[0-9]{1,19}$"))
+    (name == "Last-Event-ID").then(|| of_form("^[0-9]{0,19}$"))
 }
 
 fn of_form(pattern: &str) -> ObjectBuilder {
@@ -59,7 +60,7 @@ fn of_form(pattern: &str) -> ObjectBuilder {
         .pattern(Some(pattern))
 }
 
-fn agent_id() -> ObjectBuilder {
+pub fn agent_id() -> ObjectBuilder {
     of_form("^[a-z][a-z0-9-]{1,62}$")
 }
 

@@ -37,7 +37,10 @@ const MOST_DEPLOYMENTS: u32 = 200;
 #[expect(dead_code, reason = "the schema of what is read below")]
 pub struct RollbackRequest {
     /// Left out: the one that answered before.
-    #[schema(required = false)]
+    #[schema(
+        required = false,
+        pattern = r"^(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)([-+].*)?$"
+    )]
     version: String,
 }
 

@@ -35,7 +35,7 @@ pub struct DeploymentStatus {
     /// Percent of phases done.
     progress: u32,
     /// The one that runs, comes next or failed; the last one when all are done.
-    #[schema(schema_with = openapi::phase)]
+    #[schema(schema_with = openapi::maybe_phase)]
     current_phase: Option<Phase>,
     /// Why it failed, went back or was superseded.
     reason: Option<String>,

@@ -40,7 +40,7 @@ pub struct CreateKeyRequest {
     #[schema(schema_with = openapi::permissions)]
     permissions: Vec<Permission>,
     /// The only agents that it shall reach; left out: all of the account.
-    #[schema(required = false, min_items = 1, max_items = 1000)]
+    #[schema(required = false, schema_with = openapi::agent_ids)]
     agents: Vec<String>,
     /// The only environments whose agents it shall reach; left out: all.
     #[schema(required = false, schema_with = openapi::environments)]
