@@ -138,16 +138,13 @@ impl World {
                     deleted_at: None,
                 },
                 webhook_secret: vec![],
-                key: keys::New {
-                    id: KeyId::from_uuid(uuid::Uuid::now_v7()),
-                    account: account.clone(),
-                    hash: self.store.hash_key("k"),
-                    name: "k".into(),
-                    permissions: Permissions::agent_permissions(),
-                    agents: None,
-                    created_at: now(),
-                    expires_at: None,
-                },
+                key: keys::New::lasting(
+                    (KeyId::from_uuid(uuid::Uuid::now_v7()), account.clone()),
+                    self.store.hash_key("k"),
+                    "k".into(),
+                    Permissions::agent_permissions(),
+                    now(),
+                ),
             }),
             version: Some(versions::New {
                 id: id.clone(),

@@ -10,10 +10,19 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 pub fn gateway(settings: &Settings) -> Result<gateway::Config> {
     let told = &settings.gateway;
-    if told.connections == 0 {
-        bail!("gateway.connections is 0; allowed is at least 1");
+    for (name, most) in [
+        ("connections", told.connections),
+        ("connections_per_address", told.connections_per_address),
+    ] {
+        if most == 0 {
+            bail!("gateway.{name} is 0; allowed is at least 1");
+        }
     }
-    for (name, seconds) in [("idle_s", told.idle_s), ("stall_s", told.stall_s)] {
+    for (name, seconds) in [
+        ("idle_s", told.idle_s),
+        ("stall_s", told.stall_s),
+        ("request_timeout_s", told.request_timeout_s),
+    ] {
         if !(1..=3600).contains(&seconds) {
             bail!("gateway.{name} is {seconds}; allowed are 1 to 3600 seconds");
         }
@@ -28,6 +37,8 @@ pub fn gateway(settings: &Settings) -> Result<gateway::Config> {
         drain: Duration::from_secs(settings.gateway.drain_s),
         open_metrics: settings.gateway.open_metrics,
         connections: told.connections,
+        connections_per_address: told.connections_per_address,
+        request: Duration::from_secs(told.request_timeout_s),
         idle: Duration::from_secs(told.idle_s),
         stall: Duration::from_secs(told.stall_s),
         tls: tls(&told.tls_certificate, &told.tls_key)?,

@@ -99,6 +99,8 @@ pub struct Gateway {
     pub admin_key_file: String,
     pub open_metrics: bool,
     pub connections: usize,
+    pub connections_per_address: usize,
+    pub request_timeout_s: u64,
     pub idle_s: u64,
     pub stall_s: u64,
     pub tls_certificate: String,

@@ -275,6 +275,7 @@ fn migrator() -> Migrator {
             "instances_of_agent",
             include_str!("../migrations/0015_instances_of_agent.sql"),
         ),
+        (16, "limits", include_str!("../migrations/0016_limits.sql")),
     ];
     let migrations = texts.into_iter().map(|(version, name, text)| {
         let text = sqlx::SqlStr::from_static(text);

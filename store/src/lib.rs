@@ -26,6 +26,7 @@ pub mod executions;
 pub mod instances;
 pub mod keys;
 pub mod leases;
+pub mod limits;
 pub mod logs;
 pub mod nodes;
 pub mod rollouts;

@@ -188,6 +188,14 @@ impl Client {
             .unwrap_or_else(|error| panic!("POST {path}: {error}"))
     }
 
+    /// `PUT` or `PATCH`.
+    pub async fn change(&self, method: Method, path: &str, body: &Value) -> Answer {
+        let request = self.request(method, path).json(body);
+        self.send(request)
+            .await
+            .unwrap_or_else(|error| panic!("{path}: {error}"))
+    }
+
     pub async fn delete(&self, path: &str) -> Answer {
         let request = self.request(Method::DELETE, path);
         self.send(request)

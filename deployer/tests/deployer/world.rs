@@ -262,14 +262,14 @@ impl World {
             },
             webhook_secret: vec![1],
             key: keys::New {
-                id: KeyId::from_uuid(Uuid::now_v7()),
-                account: self.account.clone(),
-                hash: self.deps.store.hash_key("the agent's"),
-                name: "agent".into(),
-                permissions: key::Key::agent_permissions(),
                 agents: Some([self.agent.clone()].into()),
-                created_at: now(),
-                expires_at: None,
+                ..keys::New::lasting(
+                    (KeyId::from_uuid(Uuid::now_v7()), self.account.clone()),
+                    self.deps.store.hash_key("the agent's"),
+                    "agent".into(),
+                    key::Key::agent_permissions(),
+                    now(),
+                )
             },
         }
     }

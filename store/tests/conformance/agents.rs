@@ -12,7 +12,7 @@ use domain::{
     log,
     traffic::Traffic,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use store::{
     Store,
     agents::{Accepted, Agent, Filter, NewAgent, Sort},
@@ -383,8 +383,16 @@ pub async fn filters_combine(store: &Store) -> Result<()> {
         tags: vec!["x".into()],
         agent_id: None,
         scope: Some(vec![agent_id("three"), agent_id("one")]),
+        environments: Some(BTreeSet::from([Environment::Prod])),
     };
     assert_eq!(names(store, &account, &all, by_name).await?, ["three"]);
+    let walled = Filter {
+        environments: Some(BTreeSet::from([Environment::Dev, Environment::Staging])),
+        ..Filter::default()
+    };
+    assert_eq!(names(store, &account, &walled, by_name).await?, ["one"]);
+    let lived = store.environments_of(&account, &agent_id("two")).await?;
+    assert_eq!(lived, BTreeSet::from([Environment::Prod]));
     let nowhere = Filter {
         scope: Some(Vec::new()),
         ..Filter::default()

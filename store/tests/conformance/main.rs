@@ -103,6 +103,8 @@ conformance! {
         an_empty_store_begins_once,
         found_by_hash_until_revoked,
         rotated_once_listed_and_revoked,
+        limits_and_walls_are_kept_and_changed,
+        limits_are_leased_to_one_at_a_time,
         environments_are_sealed_and_audits_kept;
     leases:
         of_many_that_race_one_holds_it,

@@ -45,7 +45,7 @@ struct AgentLogEntry<'a> {
     params(("agent_id" = String, Path),
         ("Last-Event-ID" = Option<u64>, Header, description = "With `follow`: the last line that came, to go on after it"), ("follow" = Option<bool>, Query),
         ("since" = Option<String>, Query, description = "RFC 3339"), ("limit" = Option<u32>, Query, description = "200 by default, at most 1000")),
-    responses((status = 200, content((AgentLogs = "application/json"), (String = "text/event-stream")))))]
+    responses((status = 200, content((AgentLogs = "application/json"), (sse::ServerSentEvent = "text/event-stream")))))]
 pub async fn logs(
     State(app): State<App>,
     who: Who,

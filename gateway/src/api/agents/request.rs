@@ -56,7 +56,7 @@ pub struct DeployRequest {
 struct AgentMetadata {
     #[schema(pattern = "^[a-z][a-z0-9-]{1,62}$")]
     agent_id: String,
-    #[schema(max_length = 128)]
+    #[schema(min_length = 1, max_length = 128)]
     name: String,
     /// SemVer 2.
     #[schema(example = "1.0.0")]
@@ -71,11 +71,12 @@ struct AgentMetadata {
 #[expect(dead_code, reason = "see DeployRequest")]
 pub(super) struct AgentCode {
     /// Base64 (standard or URL-safe, white space allowed) of one Python file or of a zip.
-    #[schema(content_encoding = "base64")]
+    #[schema(content_encoding = "base64", min_length = 1)]
     source_code: String,
     #[schema(required = false)]
     dependencies: Dependencies,
     /// `function`, `module:attribute`, `package.module:object.method` or `file.py`.
+    #[schema(min_length = 1)]
     entrypoint: String,
     #[schema(required = false)]
     configuration: AgentConfiguration,

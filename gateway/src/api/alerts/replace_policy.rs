@@ -102,7 +102,8 @@ struct LevelRequest {
 /// for about three days until it is taken. The signing secret is shown by the first `PUT` and stays.
 #[utoipa::path(put, path = "/api/v1/alerts/policy", operation_id = "replace_alert_policy", tag = "alerts",
     params(("agent_id" = Option<String>, Query)), request_body = AlertPolicyRequest,
-    responses((status = 200, body = AlertPolicyDocument)))]
+    responses((status = 200, body = AlertPolicyDocument),
+        (status = 404, description = "There is no such agent in reach of this key (`NOT_FOUND`)")))]
 pub async fn replace_policy(
     State(app): State<App>,
     who: Who,

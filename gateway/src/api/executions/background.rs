@@ -33,6 +33,7 @@ pub async fn accept(app: &App, mut call: Call) -> Answer<Response> {
     let accepted_at = call.way.execute.accepted_at;
     let due = accepted_at + call.options().timeout();
     if !app.store.insert_execution(call.row()?).await? {
+        call.admitted.put_back();
         return repeat::repeat(app, key, &digest, Mode::Async, None).await;
     }
     call.way.sets_out(app);
