@@ -164,12 +164,15 @@ async fn one_that_ends_leaves_the_others() {
     let configuration = json!({"concurrent_executions": 1, "timeout": 20, "memory_limit": 1024});
     let changes = scaled(2, &configuration);
     client.deploy_source("agent", AGENT, changes).await;
-    for (how, wanted) in [("memory", "OUT_OF_MEMORY"), ("bomb", "HANDLER_TIMEOUT")] {
+    for (how, timeout, wanted) in [
+        ("memory", 20, "OUT_OF_MEMORY"),
+        ("bomb", 3, "HANDLER_TIMEOUT"),
+    ] {
         forked(&cluster, "agent").await;
         side_by_side(&cluster, "agent", 2).await;
         let body = fixtures::with(
             fixtures::call(json!({"how": how})),
-            json!({"execution_options": {"timeout": 3}}),
+            json!({"execution_options": {"timeout": timeout}}),
         );
         let neighbour = client.execute("agent", json!({"sleep": 6}));
         let (one, other) = tokio::join!(client.execute_with("agent", &body), neighbour);
