@@ -1,6 +1,9 @@
 //! What a single role stands on: Postgres, NATS, the other roles by gRPC, and the one key that all of them share.
 
-use crate::settings::{Bus as BusSettings, Grpc, Settings};
+use crate::{
+    master_keys,
+    settings::{Bus as BusSettings, Grpc, Settings},
+};
 use anyhow::{Context, Result, bail};
 use bus::{Bus, nats};
 use proto::{
@@ -8,7 +11,7 @@ use proto::{
     peer::{Listen, Peers},
 };
 use std::{fs, path::PathBuf};
-use store::{Blobs, Secrets, Store};
+use store::{Blobs, Store};
 
 /// The file's words without the line's end.
 pub fn secret(path: &str) -> Result<String> {
@@ -28,33 +31,8 @@ pub async fn store(settings: &Settings) -> Result<Store> {
         url,
         connections: told.connections.max(2),
     };
-    let store = Store::open(&config, secrets(settings)?).await?;
+    let store = Store::open(&config, master_keys::secrets(settings, None)?).await?;
     Ok(store.with_blobs(Blobs::open(&settings.blobs.with_variables()).await?))
-}
-
-fn secrets(settings: &Settings) -> Result<Secrets> {
-    let path = &settings.master_key_file;
-    if path.is_empty() {
-        bail!(
-            "a single role needs the cluster's key: set master_key_file to a file of 64 hex digits that every process has (`phalanx master-key` prints a new one)"
-        );
-    }
-    let key = master_key(&secret(path)?).with_context(|| {
-        format!(
-            "{path} does not hold a key of 64 hex digits; `phalanx master-key` prints a new one"
-        )
-    })?;
-    Ok(Secrets::new(&key)?)
-}
-
-/// At least 32 bytes in hex.
-pub fn master_key(text: &str) -> Option<Vec<u8>> {
-    let byte = |at: usize| {
-        text.get(at..at + 2)
-            .and_then(|pair| u8::from_str_radix(pair, 16).ok())
-    };
-    let key: Option<Vec<u8>> = (0..text.len()).step_by(2).map(byte).collect();
-    key.filter(|key| key.len() >= 32)
 }
 
 pub async fn bus(settings: &Settings, role: &str) -> Result<Bus> {

@@ -5,7 +5,9 @@ mod cli;
 mod configs;
 mod data_dir;
 mod healthcheck;
+mod master_keys;
 mod roles;
+mod sealing;
 mod settings;
 mod signals;
 mod telemetry;
@@ -15,7 +17,7 @@ mod welcome;
 use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser, Subcommand};
 use roles::Role;
-use settings::Overrides;
+use settings::{Overrides, Settings};
 use std::{io::Write, path::PathBuf, process::ExitCode};
 
 /// Deploys, runs, scales and watches AI agents written in Python.
@@ -43,8 +45,10 @@ enum Command {
     Monitor(Single),
     /// Print a new key for `gateway.admin_key_file`
     AdminKey,
-    /// Print a new key for `master_key_file`
-    MasterKey,
+    /// Print a new key for `master_key_file`, or exchange the keys that are there
+    MasterKey(sealing::MasterKey),
+    /// Seal everything anew by the first key of `master_key_file`, while all runs
+    Reseal(sealing::Reseal),
     /// Ask a URL, as http://127.0.0.1:9090/readyz: exit code 0 when it answers 200
     Healthcheck { url: String },
     #[command(flatten)]
@@ -133,7 +137,14 @@ fn begin() -> Result<ExitCode> {
                 &domain::id::AccountId::default_account(),
             ));
         }
-        Some(Command::MasterKey) => return say(&data_dir::new_master_key()?),
+        Some(Command::MasterKey(told)) => {
+            let settings = told_settings(told.config.clone(), arguments.global.data_dir)?;
+            return runtime.block_on(sealing::master_key(told, &settings));
+        }
+        Some(Command::Reseal(told)) => {
+            let settings = told_settings(told.config.clone(), arguments.global.data_dir)?;
+            return runtime.block_on(sealing::reseal(told, &settings));
+        }
         Some(Command::Healthcheck { url }) => return runtime.block_on(healthcheck::run(&url)),
         Some(Command::Up(up)) => (Part::All, up.config, up.listen),
         Some(Command::Gateway(up)) => (Part::One(Role::Gateway), up.config, up.listen),
@@ -164,6 +175,14 @@ fn begin() -> Result<ExitCode> {
     // What is left of blocking work (a package that is being unpacked) may not hold the exit up.
     runtime.shutdown_background();
     Ok(ExitCode::SUCCESS)
+}
+
+fn told_settings(config: Option<PathBuf>, data_dir: Option<PathBuf>) -> Result<Settings> {
+    settings::load(Overrides {
+        config,
+        listen: None,
+        data_dir,
+    })
 }
 
 fn say(line: &str) -> Result<ExitCode> {

@@ -14,6 +14,7 @@ const DEFAULTS: &str = include_str!("../default.toml");
 pub struct Settings {
     pub listen: SocketAddr,
     pub data_dir: PathBuf,
+    pub master_key: String,
     pub master_key_file: String,
     pub region: String,
     pub public_url: String,

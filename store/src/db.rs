@@ -275,6 +275,11 @@ fn migrator() -> Migrator {
             "instances_of_agent",
             include_str!("../migrations/0015_instances_of_agent.sql"),
         ),
+        (
+            19,
+            "peppers",
+            include_str!("../migrations/0019_peppers.sql"),
+        ),
     ];
     let migrations = texts.into_iter().map(|(version, name, text)| {
         let text = sqlx::SqlStr::from_static(text);
