@@ -1,9 +1,6 @@
 //! What a single role stands on: Postgres, NATS, the other roles by gRPC, and the one key that all of them share.
 
-use crate::{
-    master_keys,
-    settings::{Bus as BusSettings, Grpc, Settings},
-};
+use crate::settings::{Bus as BusSettings, Grpc, Settings};
 use anyhow::{Context, Result, bail};
 use bus::{Bus, nats};
 use proto::{
@@ -11,7 +8,7 @@ use proto::{
     peer::{Listen, Peers},
 };
 use std::{fs, path::PathBuf};
-use store::{Blobs, Store};
+use store::{Blobs, Secrets, Store, schema::Given};
 
 /// The file's words without the line's end.
 pub fn secret(path: &str) -> Result<String> {
@@ -19,7 +16,8 @@ pub fn secret(path: &str) -> Result<String> {
     Ok(text.trim().to_owned())
 }
 
-pub async fn store(settings: &Settings) -> Result<Store> {
+/// The URL of Postgres.
+fn rows(settings: &Settings) -> Result<String> {
     let told = &settings.store;
     let url = one_of("store", &told.url, &told.url_file)?;
     if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
@@ -27,11 +25,23 @@ pub async fn store(settings: &Settings) -> Result<Store> {
             "a single role needs Postgres: set store.url or store.url_file to postgres://user:password@host/database (SQLite serves one process: `phalanx up`)"
         );
     }
+    Ok(url)
+}
+
+/// `phalanx migrate`: the schema, and what each role's user may.
+pub async fn migrate(settings: &Settings, only_say: bool) -> Result<Given> {
+    let url = rows(settings)?;
+    Ok(store::schema::migrate(&url, &settings.store.users, only_say).await?)
+}
+
+pub async fn store(settings: &Settings, secrets: Secrets) -> Result<Store> {
+    let told = &settings.store;
+    let url = rows(settings)?;
     let config = store::Config::Postgres {
         url,
         connections: told.connections.max(2),
     };
-    let store = Store::open(&config, master_keys::secrets(settings, None)?).await?;
+    let store = Store::open(&config, secrets).await?;
     Ok(store.with_blobs(Blobs::open(&settings.blobs.with_variables()).await?))
 }
 

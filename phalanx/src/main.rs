@@ -47,6 +47,8 @@ enum Command {
     AdminKey,
     /// Print a new key for `master_key_file`, or exchange the keys that are there
     MasterKey(sealing::MasterKey),
+    /// Bring the schema of a cluster's database up to date, as its owner, and give each role's user its rights
+    Migrate(Migrate),
     /// Seal everything anew by the first key of `master_key_file`, while all runs
     Reseal(sealing::Reseal),
     /// Ask a URL, as http://127.0.0.1:9090/readyz: exit code 0 when it answers 200
@@ -63,6 +65,16 @@ struct Up {
     /// A TOML file over the built-in defaults.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+}
+
+#[derive(clap::Args)]
+struct Migrate {
+    /// A TOML file over the built-in defaults.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Change nothing: print the statements that give the rights
+    #[arg(long)]
+    say: bool,
 }
 
 #[derive(clap::Args)]
@@ -141,6 +153,13 @@ fn begin() -> Result<ExitCode> {
             let settings = told_settings(told.config.clone(), arguments.global.data_dir)?;
             return runtime.block_on(sealing::master_key(told, &settings));
         }
+        Some(Command::Migrate(told)) => {
+            let settings = told_settings(told.config, arguments.global.data_dir)?;
+            return migrate(
+                &runtime.block_on(backing::migrate(&settings, told.say))?,
+                told.say,
+            );
+        }
         Some(Command::Reseal(told)) => {
             let settings = told_settings(told.config.clone(), arguments.global.data_dir)?;
             return runtime.block_on(sealing::reseal(told, &settings));
@@ -174,6 +193,23 @@ fn begin() -> Result<ExitCode> {
     left?;
     // What is left of blocking work (a package that is being unpacked) may not hold the exit up.
     runtime.shutdown_background();
+    Ok(ExitCode::SUCCESS)
+}
+
+fn migrate(given: &store::schema::Given, only_say: bool) -> Result<ExitCode> {
+    if only_say {
+        for statement in &given.statements {
+            say(&format!("{statement};"))?;
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    say("the schema is up to date")?;
+    for user in &given.users {
+        say(&format!("{user} has its rights"))?;
+    }
+    for user in &given.absent {
+        say(&format!("{user} is no user of this database server"))?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -224,7 +224,7 @@ fn count(values: &BTreeMap<Option<MasterKeyId>, u64>, by: Option<MasterKeyId>) -
 /// The rows of the cluster, or those of the data directory; whoever uses them goes on.
 async fn open(settings: &Settings) -> Result<Store> {
     if !settings.store.url.is_empty() || !settings.store.url_file.is_empty() {
-        return backing::store(settings).await;
+        return backing::store(settings, master_keys::secrets(settings, None)?).await;
     }
     let path = settings.data_dir.join("phalanx.db");
     if !path.is_file() {

@@ -37,6 +37,7 @@ pub struct Settings {
 pub struct Store {
     pub url: String,
     pub url_file: String,
+    pub users: String,
     pub connections: u32,
 }
 

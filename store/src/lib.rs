@@ -10,6 +10,7 @@ mod db;
 mod meter;
 #[cfg(test)]
 mod plans;
+mod rights;
 mod seal;
 mod write;
 
@@ -31,6 +32,7 @@ pub mod nodes;
 pub mod reseal;
 pub mod rollouts;
 pub mod rollups;
+pub mod schema;
 pub mod sessions;
 pub mod traffic;
 pub mod versions;
@@ -39,4 +41,5 @@ pub use blobs::Blobs;
 pub use clock::Clock;
 pub use db::{Config, Store};
 pub use meter::Meter;
+pub use rights::ROLES;
 pub use seal::{Hash, MasterKeyId, MasterKeys, Opened, Place, Ring, Secrets};

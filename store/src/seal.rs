@@ -137,6 +137,11 @@ impl Secrets {
         }
     }
 
+    /// Of a role that neither seals nor opens.
+    pub fn none() -> Self {
+        Self::of(Arc::new(NoKeys), Zeroizing::default())
+    }
+
     pub fn hash(&self, secret: &str) -> Hash {
         let pepper = self.pepper.get().unwrap_or(&self.first_pepper);
         Hash(derive(&pepper[..], secret.as_bytes()))
@@ -179,6 +184,28 @@ impl Secrets {
                 "a sealed value cannot be opened: it was changed, or moved from elsewhere",
             )
         })
+    }
+}
+
+struct NoKeys;
+
+impl NoKeys {
+    fn refused() -> Error {
+        Error::internal("this role has no master key")
+    }
+}
+
+impl MasterKeys for NoKeys {
+    fn wrap(&self, _: &str, _: &[u8; 32]) -> Result<(MasterKeyId, Vec<u8>)> {
+        Err(Self::refused())
+    }
+
+    fn unwrap(&self, _: Option<MasterKeyId>, _: &str, _: &[u8]) -> Result<Opened> {
+        Err(Self::refused())
+    }
+
+    fn active(&self) -> Result<MasterKeyId> {
+        Err(Self::refused())
     }
 }
 
