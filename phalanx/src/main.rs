@@ -183,6 +183,7 @@ fn begin() -> Result<ExitCode> {
         telemetry::start(&settings, part.as_str())?
     };
     raise_open_files();
+    keep_memory_private();
     let left = runtime.block_on(async {
         match part {
             Part::All => up::run(settings, &mut exporter).await,
@@ -224,6 +225,18 @@ fn told_settings(config: Option<PathBuf>, data_dir: Option<PathBuf>) -> Result<S
 fn say(line: &str) -> Result<ExitCode> {
     writeln!(std::io::stdout(), "{line}").context("nobody reads what was asked for")?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Keys and variables are in it: no core dump, and neither memory nor environment for others of the same user. What this process
+/// executes begins anew.
+fn keep_memory_private() {
+    use nix::sys::resource::{Resource, setrlimit};
+    // One byte: 0 would not keep the kernel from handing the dump to a program (core(5)).
+    let kept =
+        setrlimit(Resource::RLIMIT_CORE, 1, 1).and_then(|()| nix::sys::prctl::set_dumpable(false));
+    if let Err(error) = kept {
+        tracing::warn!(%error, "a core dump of this process could show its secrets");
+    }
 }
 
 /// Ten thousand callers are ten thousand descriptors.

@@ -50,7 +50,7 @@ const FORBIDDEN: [(&str, &str); 28] = [
     ("executor", "UPDATE versions SET secrets = ''"),
     ("executor", "UPDATE envelopes SET state = 'active'"),
     ("executor", "DELETE FROM audit"),
-    ("gateway", "SELECT secrets FROM versions"),
+    ("gateway", "UPDATE versions SET secrets = ''"),
     ("gateway", "SELECT webhook_secret FROM agents"),
     ("gateway", "UPDATE audit SET outcome = 'ok'"),
     ("gateway", "UPDATE traffic SET routes = ''"),
