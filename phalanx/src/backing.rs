@@ -8,7 +8,10 @@ use proto::{
     peer::{Listen, Peers},
 };
 use std::{fs, path::PathBuf};
-use store::{Blobs, Secrets, Store, schema::Given};
+use store::{
+    Blobs, Secrets, Store,
+    schema::{Given, User},
+};
 
 /// The file's words without the line's end.
 pub fn secret(path: &str) -> Result<String> {
@@ -28,10 +31,31 @@ fn rows(settings: &Settings) -> Result<String> {
     Ok(url)
 }
 
-/// `phalanx migrate`: the schema, and what each role's user may.
-pub async fn migrate(settings: &Settings, only_say: bool) -> Result<Given> {
-    let url = rows(settings)?;
-    Ok(store::schema::migrate(&url, &settings.store.users, only_say).await?)
+/// `phalanx migrate`: the schema, and what each role's user may. `told`: files of URLs, by role.
+pub async fn migrate(
+    settings: &Settings,
+    told: &[(String, PathBuf)],
+    only_say: bool,
+) -> Result<Given> {
+    if let Some((other, _)) = told
+        .iter()
+        .find(|(role, _)| !store::ROLES.contains(&role.as_str()))
+    {
+        bail!(
+            "--user names {other:?}; allowed are {}",
+            store::ROLES.join(", ")
+        );
+    }
+    let users = store::ROLES.map(|role| match told.iter().find(|(of, _)| of == role) {
+        Some((_, file)) => Ok(User::of_url(role, &secret(&file.to_string_lossy())?)?),
+        None => Ok(User {
+            role,
+            name: format!("{}{role}", settings.store.users),
+            password: None,
+        }),
+    });
+    let users: Result<Vec<User>> = users.into_iter().collect();
+    Ok(store::schema::migrate(&rows(settings)?, &users?, only_say).await?)
 }
 
 pub async fn store(settings: &Settings, secrets: Secrets) -> Result<Store> {

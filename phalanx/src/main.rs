@@ -72,6 +72,9 @@ struct Migrate {
     /// A TOML file over the built-in defaults.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Make a role's user as the URL in a file has it, or give it that password: its own process has the same file
+    #[arg(long = "user", value_name = "ROLE=FILE", value_parser = role_and_file)]
+    users: Vec<(String, PathBuf)>,
     /// Change nothing: print the statements that give the rights
     #[arg(long)]
     say: bool,
@@ -156,7 +159,7 @@ fn begin() -> Result<ExitCode> {
         Some(Command::Migrate(told)) => {
             let settings = told_settings(told.config, arguments.global.data_dir)?;
             return migrate(
-                &runtime.block_on(backing::migrate(&settings, told.say))?,
+                &runtime.block_on(backing::migrate(&settings, &told.users, told.say))?,
                 told.say,
             );
         }
@@ -195,6 +198,11 @@ fn begin() -> Result<ExitCode> {
     // What is left of blocking work (a package that is being unpacked) may not hold the exit up.
     runtime.shutdown_background();
     Ok(ExitCode::SUCCESS)
+}
+
+fn role_and_file(text: &str) -> Result<(String, PathBuf), String> {
+    let (role, file) = text.split_once('=').ok_or("allowed is ROLE=FILE")?;
+    Ok((role.to_owned(), file.into()))
 }
 
 fn migrate(given: &store::schema::Given, only_say: bool) -> Result<ExitCode> {

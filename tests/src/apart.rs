@@ -28,7 +28,8 @@ pub fn user_of(role: &str) -> String {
     format!("phalanx_{role}")
 }
 
-/// Makes the users, of which a server has one set for all databases: whoever comes second finds them.
+/// Makes the users, of which a server has one set for all databases: whoever comes second finds them. (`phalanx migrate` would
+/// make them too, and tests that run side by side would give each other's users their passwords.)
 pub fn users_sql() -> String {
     let made = ROLES.map(|role| {
         let user = user_of(role);

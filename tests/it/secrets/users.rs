@@ -137,3 +137,57 @@ async fn rights_are_what_the_table_says_after_every_migration() {
     apart::migrate(&owner);
     assert!(!psql(&monitor, secret).status.success());
 }
+
+/// `phalanx migrate` makes the users too; the server is never told a password, and a new one counts at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn users_are_made_with_their_passwords() {
+    let cluster = Cluster::many(Shape::SMALL, Options::default()).await;
+    let backing = cluster.backing.as_ref().expect("a cluster");
+    let (owner, name) = (
+        backing.owner_url(),
+        format!("made_{}", &apart::random()[..12]),
+    );
+    let file = cluster.base().join("made");
+    let password = apart::random();
+    for password in [apart::random(), password.clone()] {
+        std::fs::write(&file, apart::as_user(&owner, &name, &password)).expect("a file");
+        let made = Command::new(program::phalanx())
+            .args(["migrate", "--user", &format!("monitor={}", file.display())])
+            .env("PHALANX__STORE__URL", &owner)
+            .output()
+            .expect("the program starts");
+        let words = String::from_utf8_lossy(&made.stdout);
+        assert!(words.contains(&format!("{name} has its rights")), "{words}");
+    }
+    // What the server keeps is what the password gives, as RFC 5802 has it: counted anew by Python.
+    let kept = psql(
+        &owner,
+        &format!("SELECT rolpassword FROM pg_authid WHERE rolname = '{name}'"),
+    )
+    .stdout;
+    let kept = String::from_utf8(kept).expect("words");
+    let check = "import base64, hashlib, hmac, sys\n\
+        password, kept = sys.argv[1].encode(), sys.argv[2]\n\
+        kind, middle, keys = kept.split('$')\n\
+        rounds, salt = middle.split(':')\n\
+        stored, server = (base64.b64decode(key) for key in keys.split(':'))\n\
+        salted = hashlib.pbkdf2_hmac('sha256', password, base64.b64decode(salt), int(rounds))\n\
+        client = hmac.digest(salted, b'Client Key', 'sha256')\n\
+        assert kind == 'SCRAM-SHA-256' and int(rounds) >= 4096, kind\n\
+        assert hashlib.sha256(client).digest() == stored\n\
+        assert hmac.digest(salted, b'Server Key', 'sha256') == server\n";
+    let checked = Command::new("python3")
+        .args(["-c", check, &password, kept.trim()])
+        .output();
+    let checked = checked.expect("there is python3");
+    assert!(
+        checked.status.success(),
+        "{}",
+        String::from_utf8_lossy(&checked.stderr)
+    );
+    let url = apart::as_user(&owner, &name, &password);
+    assert!(psql(&url, "SELECT COUNT(*) FROM alerts").status.success());
+    assert!(!psql(&url, "SELECT secrets FROM versions").status.success());
+    let gone = format!("DROP OWNED BY {name}; DROP ROLE {name}");
+    assert!(psql(&owner, &gone).status.success());
+}
