@@ -12,7 +12,7 @@ use domain::{
     Error, Kind, Result,
     envelope::State,
     id::{AccountId, NodeId, VersionId},
-    liveness::BEAT,
+    liveness::{BEAT, LOST_AFTER},
 };
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -26,8 +26,8 @@ use store::{
 use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// A keeper that is gone is followed within this. Renewed with every look.
-const TTL: Duration = Duration::from_secs(10);
+/// A keeper that is gone is followed a look later than this. Renewed with every look.
+const TTL: Duration = LOST_AFTER;
 /// Versions that are moved at the same time.
 const AT_ONCE: usize = 4;
 /// After a version could not be moved.

@@ -55,10 +55,15 @@ impl Sight {
         }
     }
 
+    /// Whether it has looked for so long that what it has not heard is silent.
+    pub fn is_sure(self, now: Timestamp) -> bool {
+        self.unbroken(now) >= LOST_AFTER
+    }
+
     /// How a process is doing that was last heard of at `heartbeat_at`.
     pub fn judge(self, heartbeat_at: Timestamp, now: Timestamp) -> Liveness {
         let silent = now.since(heartbeat_at);
-        if silent >= LOST_AFTER && self.unbroken(now) >= LOST_AFTER {
+        if silent >= LOST_AFTER && self.is_sure(now) {
             Liveness::Lost
         } else if silent >= LATE_AFTER {
             Liveness::Late

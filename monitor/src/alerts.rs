@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 use store::{
-    Place, Store,
+    Store,
     alerts::{Kept, KeptPolicy},
     deliveries::New,
     leases::Lease,
@@ -253,7 +253,7 @@ impl Watch {
                 url: url.clone(),
                 body: body.clone(),
                 secret: kept.secret.clone(),
-                sealed_for: Place::alert_policy(&of.account, &kept.id).to_string(),
+                sealed_for: kept.id.clone(),
                 created_at: now,
             })
             .collect())

@@ -94,7 +94,10 @@ async fn attempt(store: &Store, openness: &Openness, one: &Delivery) -> Result<(
     let (begun, at) = (Instant::now(), store.now());
     let sent = async {
         // What cannot be opened now may be, once the right master key is back.
-        let secret = store.unseal(&Place::from(one.sealed_for.as_str()), &one.secret);
+        let secret = store.unseal(
+            &Place::alert_policy(&one.account, &one.sealed_for),
+            &one.secret,
+        );
         let secret = secret.map_err(|error| error.message)?;
         send(openness, one, &String::from_utf8_lossy(&secret), at).await
     };

@@ -11,7 +11,7 @@ use std::{
     sync::{Mutex, PoisonError},
     time::Duration,
 };
-use store::nodes::Node;
+use store::{leases::KEEPER, nodes::Node};
 use tokio::{sync::Semaphore, time::Instant};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
@@ -19,6 +19,8 @@ use tonic_health::pb::{
 
 /// The window of the rate of log lines.
 const LOG_WINDOW: Duration = Duration::from_secs(10);
+/// Figures are rolled up every few seconds; whose roll-up is behind for longer has nobody, or too much, to do it.
+const PILED_UP: Duration = Duration::from_secs(60);
 
 pub struct System {
     config: Config,
@@ -69,12 +71,14 @@ impl System {
         let limit = self.config.probe;
         let at = self.deps.store.now();
         let ago = |time: Duration| Timestamp(at.0 - time.as_millis() as i64);
-        let (database, bus, nodes, agents, executions, lines) = tokio::join!(
+        let (database, bus, nodes, kept, behind, agents, executions, lines) = tokio::join!(
             timed(limit, store.ping()),
             timed(limit, async {
                 self.deps.bus.ping().await.map_err(domain::Error::from)
             }),
             within(limit, store.nodes()),
+            within(limit, store.is_leased(KEEPER)),
+            within(limit, self.behind()),
             within(limit, store.count_agents(account)),
             within(
                 limit,
@@ -91,9 +95,9 @@ impl System {
         let mut components = vec![
             component("database", &database, at),
             component("bus", &bus, at),
-            // It is the one that answers.
-            component("monitor", &Ok(0.0), at),
+            counting(behind.as_ref().ok().copied(), at),
         ];
+        components.extend(kept.ok().map(|held| self.deployers(held, at)));
         components.extend(self.executors(&nodes, at).await);
         let (total_agents, active_agents) = agents.unwrap_or_default();
         let used = self.host.used();
@@ -108,8 +112,7 @@ impl System {
             network: None,
             database_ms: database.ok(),
             database_connections: Some(store.connections()),
-            // Figures are read from the executions' rows themselves.
-            metrics_lag_s: Some(0.0),
+            metrics_lag_s: behind.ok().map(|behind| behind.as_secs_f64()),
             logs_per_s: lines
                 .ok()
                 .map(|lines| lines as f64 / LOG_WINDOW.as_secs_f64()),
@@ -120,6 +123,30 @@ impl System {
                     isolation: node.capacity.isolation.clone(),
                 })
                 .collect(),
+        }
+    }
+
+    /// How long ago the first execution ended that is in no roll-up yet. Answers count it all the same, at a price that grows with it.
+    async fn behind(&self) -> Result<Duration> {
+        let store = &self.deps.store;
+        let position = store.rollup_position().await?;
+        let first = store.first_end_since(position.at).await?;
+        Ok(first.map_or(Duration::ZERO, |first| store.now().since(first)))
+    }
+
+    /// Any of them drives deployments; the one that holds the lease says that there is one.
+    fn deployers(&self, held: bool, at: Timestamp) -> Component {
+        let (health, message) = match self.eyes.deployers(held, at) {
+            Liveness::Alive => (Health::Healthy, "one holds the lease"),
+            Liveness::Late => (Health::Degraded, "none holds the lease at the moment"),
+            Liveness::Lost => (Health::Unhealthy, "none holds the lease; start one"),
+        };
+        Component {
+            name: "deployer".into(),
+            status: health.as_str().into(),
+            response_ms: None,
+            checked_at_ms: at.0,
+            message: message.into(),
         }
     }
 
@@ -198,6 +225,19 @@ async fn timed<T>(limit: Duration, probe: impl Future<Output = Result<T>>) -> Re
     let begun = Instant::now();
     within(limit, probe).await?;
     Ok(begun.elapsed().as_secs_f64() * 1000.0)
+}
+
+/// The monitors: one answers, and what they have to count does not pile up.
+fn counting(behind: Option<Duration>, at: Timestamp) -> Component {
+    let mut component = component("monitor", &Ok(0.0), at);
+    if let Some(behind) = behind.filter(|behind| *behind > PILED_UP) {
+        component.status = Health::Degraded.as_str().into();
+        component.message = format!(
+            "answers, and is {} s behind with its counting",
+            behind.as_secs()
+        );
+    }
+    component
 }
 
 fn component(name: &str, probed: &Result<f64>, at: Timestamp) -> Component {

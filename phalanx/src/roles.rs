@@ -13,7 +13,7 @@ use bus::Bus;
 use gateway::{Readiness, ops};
 use prometheus_client::registry::Registry;
 use proto::peer::Peers;
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 use store::{Secrets, Store};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -37,6 +37,9 @@ impl Role {
         }
     }
 }
+
+/// What saying goodbye to the database and the bus may take after everything has finished: they may have fallen silent.
+const GOODBYE: Duration = Duration::from_secs(12);
 
 /// What every role has.
 struct Ground {
@@ -94,7 +97,7 @@ pub async fn run(role: Role, settings: Settings, exporter: &mut Exporter) -> Res
     ground.ops(role)?;
     ground.readiness.set(true);
     tracing::info!("the {} is ready", role.as_str());
-    ground.until_left().await
+    ground.until_left(role).await
 }
 
 async fn gateway(ground: &mut Ground) -> Result<DataDir> {
@@ -229,7 +232,13 @@ impl Ground {
         Ok(())
     }
 
-    async fn until_left(mut self) -> Result<()> {
+    async fn until_left(mut self, role: Role) -> Result<()> {
+        let drain_s = match role {
+            Role::Gateway => self.settings.gateway.drain_s,
+            Role::Executor => self.settings.executor.drain_s,
+            Role::Deployer | Role::Monitor => 0,
+        };
+        let within = Duration::from_secs(drain_s) + GOODBYE;
         let ended_early = tokio::select! {
             () = told_to_leave() => None,
             ended = self.rooms.join_next() => ended,
@@ -247,6 +256,10 @@ impl Ground {
         tokio::select! {
             () = leaving => tracing::info!("left"),
             () = told_to_leave() => tracing::warn!("left at once; another process goes on with what ran"),
+            () = tokio::time::sleep(within) => tracing::warn!(
+                "left after {} s although the database or the bus did not answer; another process goes on with what ran",
+                within.as_secs()
+            ),
         }
         how_it_ended(ended_early)
     }

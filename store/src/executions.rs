@@ -418,6 +418,15 @@ impl Store {
                 .map_err(failed)?;
         Ok(u64::try_from(count.0).unwrap_or(0))
     }
+
+    /// When the first of all accounts ended at `from` or later, if any did.
+    pub async fn first_end_since(&self, from: Timestamp) -> Result<Option<Timestamp>> {
+        let sql = "SELECT MIN(completed_at) FROM executions WHERE completed_at >= $1";
+        let (first,): (Option<i64>,) =
+            read!(self, pool => sqlx::query_as(sql).bind(from.0).fetch_one(pool).await)
+                .map_err(failed)?;
+        Ok(first.map(Timestamp))
+    }
 }
 
 pub(crate) const PURGE: &str = "DELETE FROM executions WHERE (account, agent_id, id) IN \

@@ -11,26 +11,32 @@ use domain::{Error, Result};
 use std::collections::BTreeMap;
 use zeroize::Zeroizing;
 
-/// A column of sealed values.
+/// A column of sealed values. Those that are empty or null are none.
 struct Sealed {
     table: &'static str,
     column: &'static str,
-    /// The unique column that is the row of its places.
+    /// What tells the rows apart.
     row: &'static str,
-    /// SQL of the account of its places.
+    /// Of the place: its column, and SQL of its account and row. Values are copied from one column to another and stay bound to the first.
+    place: &'static str,
     account: &'static str,
-    /// SQL of what the place is, where it is that of another row.
     of: &'static str,
 }
 
 impl Sealed {
-    const fn own(table: &'static str, column: &'static str, row: &'static str) -> Self {
+    const fn own(
+        table: &'static str,
+        column: &'static str,
+        row: &'static str,
+        place: &'static str,
+    ) -> Self {
         Self {
             table,
             column,
             row,
+            place,
             account: "account",
-            of: "''",
+            of: row,
         }
     }
 }
@@ -39,15 +45,20 @@ impl Sealed {
 const SEALED: [Sealed; 5] = [
     Sealed {
         account: "''",
-        ..Sealed::own("peppers", "sealed", "id")
+        ..Sealed::own("peppers", "sealed", "id", "peppers.sealed")
     },
-    Sealed::own("versions", "secrets", "id"),
-    Sealed::own("agents", "webhook_secret", "incarnation"),
+    Sealed::own("versions", "secrets", "id", "versions.secrets"),
+    Sealed::own(
+        "agents",
+        "webhook_secret",
+        "incarnation",
+        "agents.webhook_secret",
+    ),
     // Before `deliveries`, which copies from it.
-    Sealed::own("alert_policies", "secret", "id"),
+    Sealed::own("alert_policies", "secret", "id", "alert_policies.secret"),
     Sealed {
         of: "sealed_for",
-        ..Sealed::own("deliveries", "secret", "id")
+        ..Sealed::own("deliveries", "secret", "id", "alert_policies.secret")
     },
 ];
 const PEPPER: &str = "keys";
@@ -63,7 +74,7 @@ pub struct Walk {
     pub why: Option<Error>,
 }
 
-/// Of a row: its name, its account, whose secret it is where that is another's, and the value.
+/// What tells a row, the account and row of its place, and the value.
 type Row = (String, String, String, Vec<u8>);
 
 fn pepper_place() -> Place {
@@ -105,7 +116,7 @@ impl Store {
         let mut found = BTreeMap::new();
         for Sealed { table, column, .. } in &SEALED {
             let sql = sqlx::AssertSqlSafe(format!(
-                "SELECT substr({column}, 1, {MARK}), COUNT(*) FROM {table} GROUP BY 1"
+                "SELECT substr({column}, 1, {MARK}), COUNT(*) FROM {table} WHERE length({column}) > 0 GROUP BY 1"
             ));
             let rows: Vec<(Vec<u8>, i64)> =
                 read!(self, pool => sqlx::query_as(sql).fetch_all(pool).await).map_err(failed)?;
@@ -118,19 +129,20 @@ impl Store {
 
     /// Goes on with a walk over at most `limit` values that another key than the active one has sealed. `false`: it is at its end.
     pub async fn reseal_some(&self, walk: &mut Walk, limit: u32) -> Result<bool> {
-        let Some(Sealed {
+        let Some(sealed) = SEALED.get(walk.column) else {
+            return Ok(false);
+        };
+        let Sealed {
             table,
             column,
             row,
+            place,
             account,
             of,
-        }) = SEALED.get(walk.column)
-        else {
-            return Ok(false);
-        };
+        } = sealed;
         let mark = seal::mark(self.secrets.active()?);
         let sql = sqlx::AssertSqlSafe(format!(
-            "SELECT {row}, {account}, {of}, {column} FROM {table} WHERE {row} > $1 AND substr({column}, 1, {MARK}) <> $2 ORDER BY {row} LIMIT $3"
+            "SELECT {row}, {account}, {of}, {column} FROM {table} WHERE {row} > $1 AND length({column}) > 0 AND substr({column}, 1, {MARK}) <> $2 ORDER BY {row} LIMIT $3"
         ));
         let rows: Vec<Row> = read!(self, pool => sqlx::query_as(sql).bind(&walk.after).bind(&mark[..]).bind(i64::from(limit))
             .fetch_all(pool).await)
@@ -141,11 +153,8 @@ impl Store {
         };
         walk.after.clone_from(last);
         for (name, account, of, old) in &rows {
-            let place = match of.as_str() {
-                "" => Place::new(&format!("{table}.{column}"), account, name),
-                of => Place::from(of),
-            };
-            match self.reseal(walk.column, name, account, &place, old).await {
+            let place = Place::new(place, account, of);
+            match self.reseal(sealed, name, &place, old).await {
                 Ok(done) => walk.resealed += u64::from(done),
                 Err(error) => {
                     walk.refused += 1;
@@ -159,38 +168,19 @@ impl Store {
     /// `false`: it has changed, or gone, meanwhile.
     async fn reseal(
         &self,
-        column: usize,
+        Sealed {
+            table, column, row, ..
+        }: &Sealed,
         name: &str,
-        account: &str,
         place: &Place,
         old: &[u8],
     ) -> Result<bool> {
-        let Sealed {
-            table,
-            column,
-            row,
-            of,
-            ..
-        } = &SEALED[column];
         let plain = self.secrets.open(place, old)?;
-        // What deliveries were sealed for before places were whole: only policies were there.
-        let whole = match place.is_whole() {
-            true => place.clone(),
-            false => Place::new("alert_policies.secret", account, &place.to_string()),
-        };
-        let new = self.secrets.seal(&whole, &plain)?;
-        let replaced = if *of == "sealed_for" {
-            let sql = sqlx::AssertSqlSafe(format!(
-                "UPDATE {table} SET {column} = $3, sealed_for = $4 WHERE {row} = $1 AND {column} = $2"
-            ));
-            write!(self, pool => sqlx::query(sql).bind(name).bind(old).bind(&new).bind(whole.to_string())
-                .execute(pool).await.map(|done| done.rows_affected()))
-        } else {
-            let sql = sqlx::AssertSqlSafe(format!(
-                "UPDATE {table} SET {column} = $3 WHERE {row} = $1 AND {column} = $2"
-            ));
-            write!(self, pool => sqlx::query(sql).bind(name).bind(old).bind(&new).execute(pool).await.map(|done| done.rows_affected()))
-        };
+        let new = self.secrets.seal(place, &plain)?;
+        let sql = sqlx::AssertSqlSafe(format!(
+            "UPDATE {table} SET {column} = $3 WHERE {row} = $1 AND {column} = $2"
+        ));
+        let replaced = write!(self, pool => sqlx::query(sql).bind(name).bind(old).bind(&new).execute(pool).await.map(|done| done.rows_affected()));
         Ok(replaced.map_err(failed)? == 1)
     }
 

@@ -51,7 +51,7 @@ pub trait MasterKeys: Send + Sync {
 /// Where a sealed value is kept; it opens nowhere else.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
-    /// As `versions.secrets`; empty in what was sealed before places had it.
+    /// As `versions.secrets`.
     column: String,
     account: String,
     row: String,
@@ -75,29 +75,11 @@ impl Place {
     pub fn alert_policy(account: &AccountId, id: &str) -> Self {
         Self::new("alert_policies.secret", account.as_str(), id)
     }
-
-    pub(crate) fn is_whole(&self) -> bool {
-        !self.column.is_empty()
-    }
 }
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.column.as_str() {
-            "" => f.write_str(&self.row),
-            column => write!(f, "{column}/{}/{}", self.account, self.row),
-        }
-    }
-}
-
-impl From<&str> for Place {
-    /// As it is written; a single word is the row of a value from before.
-    fn from(text: &str) -> Self {
-        let mut parts = text.splitn(3, '/');
-        match (parts.next(), parts.next(), parts.next()) {
-            (Some(column), Some(account), Some(row)) => Self::new(column, account, row),
-            _ => Self::new("", "", text),
-        }
+        write!(f, "{}/{}/{}", self.column, self.account, self.row)
     }
 }
 

@@ -1,4 +1,4 @@
-//! A wire that can be cut: what the program under test reaches through it answers, or is silent, as a test wants it.
+//! A wire that can be cut or held: what the program under test reaches through it answers, is gone, or is silent, as a test wants it.
 
 use std::net::SocketAddr;
 use tokio::{
@@ -8,10 +8,17 @@ use tokio::{
     task::JoinSet,
 };
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wire {
+    Whole,
+    Cut,
+    Held,
+}
+
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
-    cut: watch::Sender<bool>,
+    wire: watch::Sender<Wire>,
     _tasks: JoinSet<()>,
 }
 
@@ -20,7 +27,7 @@ impl Proxy {
     pub async fn start(to: SocketAddr) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
         let address = listener.local_addr().expect("an address");
-        let (cut, is_cut) = watch::channel(false);
+        let (wire, is) = watch::channel(Wire::Whole);
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             let mut wires = JoinSet::new();
@@ -29,12 +36,12 @@ impl Proxy {
                 let Ok((stream, _)) = listener.accept().await else {
                     continue;
                 };
-                wires.spawn(carry(stream, to, is_cut.clone()));
+                wires.spawn(carry(stream, to, is.clone()));
             }
         });
         Self {
             address,
-            cut,
+            wire,
             _tasks: tasks,
         }
     }
@@ -45,17 +52,22 @@ impl Proxy {
 
     /// Cuts every wire; new ones are not answered until it is mended.
     pub fn cut(&self) {
-        self.cut.send_replace(true);
+        self.wire.send_replace(Wire::Cut);
+    }
+
+    /// Nothing passes and nobody is told, as when the other host has lost its power; what was on its way comes when it is mended.
+    pub fn hold(&self) {
+        self.wire.send_replace(Wire::Held);
     }
 
     pub fn mend(&self) {
-        self.cut.send_replace(false);
+        self.wire.send_replace(Wire::Whole);
     }
 }
 
-async fn carry(mut stream: TcpStream, to: SocketAddr, mut is_cut: watch::Receiver<bool>) {
-    // While it is cut, whoever connects hears nothing, as behind a firewall that drops.
-    if is_cut.wait_for(|cut| !*cut).await.is_err() {
+async fn carry(mut stream: TcpStream, to: SocketAddr, mut is: watch::Receiver<Wire>) {
+    // Until it is whole, whoever connects hears nothing, as behind a firewall that drops.
+    if is.wait_for(|wire| *wire == Wire::Whole).await.is_err() {
         return;
     }
     let Ok(mut other) = TcpStream::connect(to).await else {
@@ -63,8 +75,22 @@ async fn carry(mut stream: TcpStream, to: SocketAddr, mut is_cut: watch::Receive
     };
     // Small writes are what is measured and waited for.
     let _ = (stream.set_nodelay(true), other.set_nodelay(true));
-    tokio::select! {
-        _ = copy_bidirectional(&mut stream, &mut other) => {}
-        _ = is_cut.wait_for(|cut| *cut) => {}
+    let mut carrying = std::pin::pin!(copy_bidirectional(&mut stream, &mut other));
+    loop {
+        tokio::select! {
+            _ = &mut carrying => return,
+            told = is.wait_for(|wire| *wire != Wire::Whole) => match told.map(|wire| *wire) {
+                Ok(Wire::Held) => {}
+                Ok(Wire::Whole | Wire::Cut) | Err(_) => return,
+            },
+        }
+        match is
+            .wait_for(|wire| *wire != Wire::Held)
+            .await
+            .map(|wire| *wire)
+        {
+            Ok(Wire::Whole) => {}
+            Ok(Wire::Held | Wire::Cut) | Err(_) => return,
+        }
     }
 }

@@ -10,7 +10,10 @@ use domain::{
 use monitor::Config;
 use proto::v1::{SystemReply, SystemRequest};
 use std::time::{Duration, Instant};
-use store::nodes::{Capacity, Node};
+use store::{
+    leases::KEEPER,
+    nodes::{Capacity, Node},
+};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -171,5 +174,49 @@ async fn it_says_that_it_serves() {
         .await
         .expect("an answer");
     assert_eq!(answer.into_inner().status, 1);
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deployers_are_as_well_as_whoever_holds_their_lease() {
+    let mut world = World::new(fresh()).await;
+    // Who has only begun to look calls nobody dead.
+    assert_eq!(status(&look(&mut world).await, "deployer"), "degraded");
+    let store = world.deps.store.clone();
+    let lease = store.acquire(KEEPER, "one", LOST_AFTER * 10).await;
+    let lease = lease.expect("a write").expect("nobody holds it");
+    assert_eq!(status(&look(&mut world).await, "deployer"), "healthy");
+    store.release(&lease).await.expect("a write");
+    let deadline = Instant::now() + LOST_AFTER * 3;
+    while status(&look(&mut world).await, "deployer") != "unhealthy" {
+        assert!(Instant::now() < deadline, "{:?}", look(&mut world).await);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let again = store.acquire(KEEPER, "another", LOST_AFTER * 10).await;
+    assert!(again.expect("a write").is_some());
+    assert_eq!(status(&look(&mut world).await, "deployer"), "healthy");
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_monitor_that_is_behind_with_its_counting_says_so() {
+    let never = Config {
+        settle: Duration::from_secs(24 * 3600),
+        ..fresh()
+    };
+    let mut world = World::new(never).await;
+    let ran = Ran {
+        at: now() - 120_000,
+        status: Status::Completed,
+        duration_ms: Some(1.0),
+        version: 1,
+        metrics: Default::default(),
+    };
+    assert_eq!(status(&look(&mut world).await, "monitor"), "healthy");
+    world.ended(("a", "echo", "e"), ran).await;
+    let reply = look(&mut world).await;
+    assert_eq!(status(&reply, "monitor"), "degraded");
+    let lag = reply.metrics_lag_s.expect("a figure");
+    assert!((119.0..1_000.0).contains(&lag), "{lag}");
     world.close().await;
 }

@@ -1,13 +1,17 @@
 //! Sealed values over an exchange of master keys: under which they are, and sealed anew while others write.
 
-use crate::world::{World, account, version};
+use crate::{
+    alerts,
+    world::{World, account, version},
+};
 use domain::{Result, Timestamp, id::VersionId};
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},
 };
 use store::{
-    MasterKeyId, MasterKeys, Opened, Place, Ring, Secrets, Store, alerts::KeptPolicy, reseal::Walk,
+    MasterKeyId, MasterKeys, Opened, Place, Ring, Secrets, Store, alerts::KeptPolicy, deliveries,
+    reseal::Walk,
 };
 
 /// Another implementation of the seam: the ring in it is exchanged as a service would.
@@ -98,10 +102,22 @@ pub async fn taken_over_to_another_key(world: &World) -> Result<()> {
     for n in 0..10 {
         policy(store, n).await?;
     }
+    // A webhook on its way has a copy of its policy's secret; one that has none is not counted.
+    let lease = alerts::leased(store).await?;
+    let policy = store.alert_policies().await?.remove(0);
+    let mut of = alerts::one(1, "echo");
+    of.account = policy.account.clone();
+    let sent = |n: u128, secret: &[u8]| deliveries::New {
+        secret: secret.to_owned(),
+        sealed_for: policy.id.clone(),
+        ..alerts::message(n, &of, &format!("https://receiver/{n}"))
+    };
+    let sent = [sent(1, &policy.secret), sent(2, &[])];
+    assert!(store.write_alert(&lease, &of, &sent).await?);
     let old = store.active_master_key()?;
     assert_eq!(
         store.sealed_values().await?,
-        BTreeMap::from([(Some(old), 11)])
+        BTreeMap::from([(Some(old), 12)])
     );
     assert_eq!(walk(store).await?.resealed, 0, "there is nothing to do");
 
@@ -113,18 +129,25 @@ pub async fn taken_over_to_another_key(world: &World) -> Result<()> {
     }
     let values = store.sealed_values().await?;
     assert_eq!(values[&Some(new)], cut.resealed);
-    assert_eq!(values[&Some(old)], 11 - cut.resealed);
+    assert_eq!(values[&Some(old)], 12 - cut.resealed);
     opens_all(store, 10).await?;
     let rest = walk(store).await?;
-    assert_eq!((rest.resealed, rest.refused), (11 - cut.resealed, 0));
+    assert_eq!((rest.resealed, rest.refused), (12 - cut.resealed, 0));
     assert_eq!(
         store.sealed_values().await?,
-        BTreeMap::from([(Some(new), 11)])
+        BTreeMap::from([(Some(new), 12)])
     );
 
     // Without the old key: values and hashes alike.
     service.retire(old);
     opens_all(store, 10).await?;
+    let due = store.due_deliveries(Timestamp(i64::MAX / 2), 10).await?;
+    let secret = due
+        .iter()
+        .find(|one| !one.secret.is_empty())
+        .expect("one of two");
+    let place = Place::alert_policy(&secret.account, &secret.sealed_for);
+    assert!(store.unseal(&place, &secret.secret)?.starts_with(b"whsec_"));
     let ring = Ring::of([&[2; 32][..]])?;
     let pepper = ring.first_pepper();
     let store = &world.another(Secrets::of(Arc::new(ring), pepper)).await;

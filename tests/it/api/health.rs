@@ -78,7 +78,7 @@ async fn one_that_falls_ill_is_degraded_and_then_replaced() {
         json!(["healthy", null])
     );
     client.output("agent", json!({"well": false})).await;
-    wait::until("it is degraded", Duration::from_secs(20), || async {
+    wait::until("it is degraded", Duration::from_secs(15), || async {
         let now = instances(client, "agent").await;
         let one = &now["instances"][0];
         let complains = one["complaint"]
@@ -93,7 +93,7 @@ async fn one_that_falls_ill_is_degraded_and_then_replaced() {
     .await;
     wait::until(
         "another takes its place",
-        Duration::from_secs(20),
+        Duration::from_secs(15),
         || async {
             let now = instances(client, "agent").await;
             let one = &now["instances"][0];
@@ -106,6 +106,48 @@ async fn one_that_falls_ill_is_degraded_and_then_replaced() {
         },
     )
     .await;
+}
+
+/// Ill for its next two checks once it is told to be, and then well again by itself.
+const MENDS: &str = r#"
+import json
+ILL = 0
+async def app(scope, receive, send):
+    global ILL
+    body = (await receive()).get("body", b"")
+    status = 200
+    if scope["method"] == "GET":
+        status = 503 if ILL > 0 else 200
+        ILL -= 1
+    else:
+        ILL = json.loads(body)["checks"]
+    await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"application/json")]})
+    await send({"type": "http.response.body", "body": b"{}"})
+"#;
+
+#[tokio::test]
+async fn one_that_mends_is_well_again_and_stays() {
+    let cluster = Cluster::start().await;
+    let client = &cluster.client;
+    client.deploy_source("agent", MENDS, app(3)).await;
+    let before = instances(client, "agent").await["instances"][0].clone();
+    client.output("agent", json!({"checks": 2})).await;
+    for wanted in ["degraded", "healthy"] {
+        let what = format!("it is {wanted}");
+        let now = wait::until(&what, Duration::from_secs(15), || async {
+            let now = instances(client, "agent").await["instances"][0].clone();
+            let agent = health(client, "agent").await;
+            if now["health"] == wanted && agent == wanted {
+                Ok(now)
+            } else {
+                Err(format!("{agent} {now:#}"))
+            }
+        })
+        .await;
+        // The same one, through all of it.
+        assert_eq!(now["instance_id"], before["instance_id"], "{now:#}");
+        assert_eq!(now["complaint"].is_null(), wanted == "healthy", "{now:#}");
+    }
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Told to leave: what runs may finish, the doors close, nothing is left, and everything is there again.
 
 use nix::sys::signal::Signal;
-use phalanx_tests::{Cluster, Options, fixtures, json, wait};
+use phalanx_tests::{Cluster, Options, Shape, fixtures, json, wait};
 use std::time::Duration;
 
 #[tokio::test]
@@ -63,4 +63,47 @@ async fn requests_in_flight_finish_and_the_rest_is_there_again() {
         json!({"a": 1})
     );
     assert_eq!(cluster.client.output("slow", json!({"s": 0})).await, 0);
+}
+
+/// Nobody hears that they are gone: nothing is refused, nothing is closed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_is_told_to_leave_leaves_though_database_and_bus_are_silent() {
+    let shape = Shape {
+        gateways: 1,
+        deployers: 1,
+        executors: 1,
+        monitors: 1,
+    };
+    let options = ["PHALANX__GATEWAY__DRAIN_S", "PHALANX__EXECUTOR__DRAIN_S"]
+        .into_iter()
+        .fold(Options::default(), |options, name| options.set(name, "1"));
+    let mut cluster = Cluster::with_bad_days(shape, options).await;
+    cluster
+        .client
+        .deploy_source("echo", fixtures::ECHO, json!({}))
+        .await;
+    let wires = cluster.backing.as_ref().expect("a cluster").wires();
+    wires.nats.hold();
+    wires.postgres.hold();
+    for name in ["gateway-1", "deployer-1", "executor-1", "monitor-1"] {
+        cluster.part(name).signal(Signal::SIGTERM);
+    }
+    for name in ["gateway-1", "deployer-1", "executor-1", "monitor-1"] {
+        let status = cluster.part(name).ended();
+        assert!(status.success(), "{name}: {status}\n{}", cluster.log());
+    }
+    assert!(
+        cluster.agent_processes().is_empty(),
+        "{:?}",
+        cluster.agent_processes()
+    );
+    let wires = cluster.backing.as_ref().expect("a cluster").wires();
+    wires.nats.mend();
+    wires.postgres.mend();
+    for name in ["gateway-1", "deployer-1", "executor-1", "monitor-1"] {
+        cluster.part(name).spawn();
+    }
+    cluster.all_ready().await;
+    let input = json!({"a": 1});
+    assert_eq!(cluster.client.output("echo", input.clone()).await, input);
 }

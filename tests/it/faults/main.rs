@@ -1,6 +1,7 @@
 //! The bad day.
 
 mod chance;
+mod health;
 mod kill9;
 mod leaving;
 mod lost_node;

@@ -21,7 +21,13 @@ async fn every_part_is_probed() {
     })
     .await;
     let components = &health["components"];
-    for part in ["agentcore_service", "database", "monitoring", "bus"] {
+    for part in [
+        "agentcore_service",
+        "database",
+        "monitoring",
+        "bus",
+        "deployer",
+    ] {
         assert_eq!(components[part]["status"], "healthy", "{part}: {health:#}");
     }
     assert!(
