@@ -122,7 +122,11 @@ impl World {
         let (account, id) = (AccountId::default_account(), self.version_id());
         let sealed = self
             .store
-            .seal_environment(&id, &[("GREETING".to_owned(), "hi".to_owned())].into())
+            .seal_environment(
+                &account,
+                &id,
+                &[("GREETING".to_owned(), "hi".to_owned())].into(),
+            )
             .expect("sealed");
         let digest = domain::artifact::digest(source.as_bytes());
         let accepted = agents::Accepted {

@@ -78,6 +78,7 @@ pub struct Gateway {
 }
 
 pub async fn bind(config: Config, deps: Deps) -> Result<Gateway> {
+    deps.store.take_up_pepper().await?;
     let certificate = config.tls.clone().map(Certificate::read).transpose()?;
     let listener = listen::listen(config.listen)?;
     let address = listener

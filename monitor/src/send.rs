@@ -10,7 +10,7 @@ use domain::{
 use reqwest::{Client, Url, header, redirect};
 use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 use store::{
-    Store,
+    Place, Store,
     deliveries::{Attempt, Delivery},
 };
 use tokio::{task::JoinSet, time::Instant};
@@ -94,7 +94,10 @@ async fn attempt(store: &Store, openness: &Openness, one: &Delivery) -> Result<(
     let (begun, at) = (Instant::now(), store.now());
     let sent = async {
         // What cannot be opened now may be, once the right master key is back.
-        let secret = store.unseal(&one.sealed_for, &one.secret);
+        let secret = store.unseal(
+            &Place::alert_policy(&one.account, &one.sealed_for),
+            &one.secret,
+        );
         let secret = secret.map_err(|error| error.message)?;
         send(openness, one, &String::from_utf8_lossy(&secret), at).await
     };

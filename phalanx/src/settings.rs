@@ -14,6 +14,7 @@ const DEFAULTS: &str = include_str!("../default.toml");
 pub struct Settings {
     pub listen: SocketAddr,
     pub data_dir: PathBuf,
+    pub master_key: String,
     pub master_key_file: String,
     pub region: String,
     pub public_url: String,
@@ -36,6 +37,7 @@ pub struct Settings {
 pub struct Store {
     pub url: String,
     pub url_file: String,
+    pub users: String,
     pub connections: u32,
 }
 

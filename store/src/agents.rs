@@ -288,9 +288,9 @@ fn list_sql(filter: &Filter, (sort, descending): (Sort, bool)) -> String {
     };
     format!(
         "WITH newest AS (
-            SELECT d.*, ROW_NUMBER() OVER (PARTITION BY d.incarnation ORDER BY d.created_at DESC, d.id DESC) AS place FROM deployments d WHERE d.account = $1{of_deployments}
+            SELECT d.incarnation, d.status, d.kind, d.updated_at, ROW_NUMBER() OVER (PARTITION BY d.incarnation ORDER BY d.created_at DESC, d.id DESC) AS place FROM deployments d WHERE d.account = $1{of_deployments}
          ), known AS (
-            SELECT v.*, ROW_NUMBER() OVER (PARTITION BY v.incarnation ORDER BY
+            SELECT v.id, v.incarnation, v.spec, ROW_NUMBER() OVER (PARTITION BY v.incarnation ORDER BY
                 CASE WHEN t.routes LIKE '{{\"routes\":[{{\"version_id\":\"' || v.id || '%' THEN 0 WHEN t.routes LIKE '%' || v.id || '%' THEN 1 ELSE 2 END, v.created_at DESC, v.id DESC) AS place
             FROM versions v LEFT JOIN traffic t ON t.incarnation = v.incarnation WHERE v.account = $1{of_versions}
          ), l AS (

@@ -142,6 +142,11 @@ impl Client {
         }
     }
 
+    /// One of the gateways.
+    pub fn base(&self) -> &str {
+        &self.bases[0]
+    }
+
     fn next_base(&self) -> &str {
         let place = self.turn.fetch_add(1, Ordering::Relaxed) % self.bases.len();
         if place + 1 == self.left_out.load(Ordering::Relaxed) {

@@ -174,7 +174,7 @@ impl World {
                 sealed: self
                     .deps
                     .store
-                    .seal_environment(&id, &Default::default())
+                    .seal_environment(&self.account, &id, &Default::default())
                     .expect("seals"),
                 id,
                 account: self.account.clone(),

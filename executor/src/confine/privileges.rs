@@ -15,7 +15,8 @@ const MOST_SIGNALS: u64 = 1024;
 const MOST_LOCKED: u64 = 8 << 20;
 
 pub fn limit(limits: &Limits) -> Result<(), Error> {
-    set(Resource::Core, 0, "rlimit core")?;
+    // Of one byte: unlike 0 it also keeps the kernel from handing the dump to a program of the host's (core(5), core_pattern).
+    set(Resource::Core, 1, "rlimit core")?;
     set(Resource::Nofile, limits.open_files, "rlimit nofile")?;
     // The kernel's memory on behalf of a user, which may be ours.
     set(Resource::Sigpending, MOST_SIGNALS, "rlimit sigpending")?;

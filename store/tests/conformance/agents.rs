@@ -104,7 +104,11 @@ pub fn accepted(store: &Store, account: &AccountId, spec: Spec, at: i64) -> Resu
 fn next_version(store: &Store, account: &AccountId, spec: Spec, at: i64) -> Result<versions::New> {
     let id = VersionId::from_uuid(uuid::Uuid::now_v7());
     Ok(versions::New {
-        sealed: store.seal_environment(&id, &BTreeMap::from([("A".into(), "b".into())]))?,
+        sealed: store.seal_environment(
+            account,
+            &id,
+            &BTreeMap::from([("A".into(), "b".into())]),
+        )?,
         id,
         account: account.clone(),
         incarnation: incarnation(account, spec.agent_id.as_str()),

@@ -15,7 +15,7 @@ use store::{
     leases::{Lease, ROLLER},
 };
 
-fn one(n: u128, name: &str) -> Kept {
+pub fn one(n: u128, name: &str) -> Kept {
     let at = Timestamp(1000 + i64::try_from(n).expect("small"));
     Kept {
         id: AlertId::from_uuid(uuid::Uuid::from_u128(n)),
@@ -46,7 +46,7 @@ fn one(n: u128, name: &str) -> Kept {
     }
 }
 
-fn message(n: u128, of: &Kept, url: &str) -> New {
+pub fn message(n: u128, of: &Kept, url: &str) -> New {
     New {
         id: DeliveryId::from_uuid(uuid::Uuid::from_u128(n)),
         account: of.account.clone(),
@@ -62,7 +62,7 @@ fn message(n: u128, of: &Kept, url: &str) -> New {
     }
 }
 
-async fn leased(store: &Store) -> Result<Lease> {
+pub async fn leased(store: &Store) -> Result<Lease> {
     let lease = store.acquire(ROLLER, "m", Duration::from_secs(60)).await?;
     Ok(lease.expect("nobody holds it"))
 }

@@ -258,7 +258,7 @@ pub async fn found_by_hash_until_revoked(store: &Store) -> Result<()> {
 
 pub async fn environments_are_sealed_and_audits_kept(store: &Store) -> Result<()> {
     let variables = BTreeMap::from([("TOKEN".to_owned(), "s3cret".to_owned())]);
-    let sealed = store.seal_environment(&version(1), &variables)?;
+    let sealed = store.seal_environment(&account("a"), &version(1), &variables)?;
     assert!(!sealed.windows(6).any(|bytes| bytes == b"s3cret"));
     let record = |n: i64, name: &str| Record {
         id: format!("aud_{n}"),

@@ -18,6 +18,7 @@ mod nodes;
 mod rollouts;
 mod rollups;
 mod s3;
+mod sealed;
 mod waiting;
 mod world;
 
@@ -140,4 +141,41 @@ conformance! {
         envelopes_grow_by_generations,
         instances_live_and_end,
         scaling_is_kept_newest_first;
+}
+
+/// Cases that open the same rows more than once.
+macro_rules! shared {
+    ($($room:ident: $($case:ident),+ $(,)?;)+) => {
+        mod shared {
+            $(mod $room {$(
+                mod $case {
+                    use crate::world::World;
+
+                    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                    async fn sqlite() -> domain::Result<()> {
+                        let world = World::sqlite(concat!(stringify!($room), "_", stringify!($case))).await;
+                        crate::$room::$case(&world).await?;
+                        world.close().await;
+                        Ok(())
+                    }
+
+                    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                    async fn postgres() -> domain::Result<()> {
+                        let world = World::postgres(concat!(stringify!($room), "_", stringify!($case))).await;
+                        crate::$room::$case(&world).await?;
+                        world.close().await;
+                        Ok(())
+                    }
+                }
+            )+})+
+        }
+    };
+}
+
+shared! {
+    sealed:
+        taken_over_to_another_key,
+        without_a_key_nothing_is_lost,
+        resealed_while_others_write,
+        variables_open_in_their_own_place;
 }

@@ -15,6 +15,7 @@ use domain::{
 };
 use serde::Serialize;
 use store::{
+    Place,
     agents::{Accepted, Agent, NewAgent},
     deployments::{Deployment, New},
     versions,
@@ -179,7 +180,10 @@ impl Plan {
                 created_at: now,
                 deleted_at: None,
             },
-            webhook_secret: app.store.seal(&incarnation, webhook_secret.as_bytes())?,
+            webhook_secret: app.store.seal(
+                &Place::webhook_secret(account, &incarnation),
+                webhook_secret.as_bytes(),
+            )?,
             key,
         };
         let mut plan = Self::next(app, who, wanted, incarnation, now)?;
@@ -201,7 +205,9 @@ impl Plan {
         let id = VersionId::from_uuid(Uuid::now_v7());
         let account = &who.key.account;
         let version = versions::New {
-            sealed: app.store.seal_environment(&id, &wanted.variables)?,
+            sealed: app
+                .store
+                .seal_environment(account, &id, &wanted.variables)?,
             id: id.clone(),
             account: account.clone(),
             incarnation: incarnation.clone(),

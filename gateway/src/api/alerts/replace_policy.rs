@@ -20,7 +20,7 @@ use domain::{
     alert::{Level, Limit, MOST_MINUTES, Policy},
     webhook::{self, Openness},
 };
-use store::alerts::KeptPolicy;
+use store::{Place, alerts::KeptPolicy};
 use utoipa::ToSchema;
 
 const MOST_BYTES: usize = 256 * 1024;
@@ -122,7 +122,10 @@ pub async fn replace_policy(
     let kept = KeptPolicy {
         account: who.key.account.clone(),
         agent_id,
-        secret: app.store.seal(&id, secret.as_bytes())?,
+        secret: app.store.seal(
+            &Place::alert_policy(&who.key.account, &id),
+            secret.as_bytes(),
+        )?,
         id,
         policy,
         updated_at: app.store.now(),
