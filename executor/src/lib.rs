@@ -24,6 +24,8 @@ mod run;
 mod shelf;
 mod spans;
 mod sweep;
+mod system;
+mod turns;
 mod uv;
 mod version;
 mod watch;

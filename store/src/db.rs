@@ -275,6 +275,11 @@ fn migrator() -> Migrator {
             "instances_of_agent",
             include_str!("../migrations/0015_instances_of_agent.sql"),
         ),
+        (
+            21,
+            "system_lock",
+            include_str!("../migrations/0021_system_lock.sql"),
+        ),
     ];
     let migrations = texts.into_iter().map(|(version, name, text)| {
         let text = sqlx::SqlStr::from_static(text);

@@ -165,7 +165,10 @@ fn execute(
     sys::place(&socket, 3).step("place the worker's socket")?;
     // Close-on-exec and not closed: the way to report a failing exec must stay open until it has succeeded.
     sys::close_on_exec_from(4).step("close descriptors")?;
-    if plan.mode == Mode::Confine {
+    if plan.mode == Mode::Install {
+        seccomp::install(&seccomp::pretences()?)?;
+    }
+    if plan.mode != Mode::Plain {
         seccomp::install(&outfit.filter)?;
     }
     nix::unistd::execve(&program.argv[0], &program.argv, &program.env)
