@@ -167,7 +167,7 @@ pub(crate) async fn bind(config: Config, deps: Deps) -> Result<Executor> {
     let node = Arc::new(Node {
         environments: Environments::new(&config.data_dir, uv, python.clone())
             .shared(Shelf::of(&store, &python.libc)),
-        system: system.shared(Shelf::of(&store, LAYERS)),
+        system: system.shared(Shelf::of(&store, LAYERS).map(Shelf::with_foreign_links)),
         store,
         bus,
         address,

@@ -118,7 +118,12 @@ impl System {
         let base = Base::of_host()?;
         let lock = match lock.filter(|lock| !lock.is_empty()) {
             Some(lock) => Lock::parse(&lock)?,
-            None => self.apt.resolve(wanted, &base, say).await?,
+            None => {
+                let mut wanted = wanted.to_vec();
+                wanted.sort_unstable();
+                wanted.dedup();
+                self.apt.resolve(&wanted, &base, say).await?
+            }
         };
         if lock.base != base.name {
             return Err(Error::conflict(format!(

@@ -128,6 +128,30 @@ fn over_usr(entries: &mut Vec<Entry>, mut lower: Vec<String>, upper: Option<Uppe
         Some(at) => entries[at] = overlay,
         None => entries.insert(0, overlay),
     }
+    // An overlay sees no mounts beneath its layers.
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    for path in mounted_beneath(&mounts, USR) {
+        entries.push(Entry::Bind {
+            host: path.clone(),
+            inside: path,
+            kind: Bind::Tree,
+        });
+    }
+}
+
+/// proc_pid_mountinfo(5): the fifth field is where, with spaces and the like in octal. Those with such names are left out.
+fn mounted_beneath(mounts: &str, dir: &str) -> Vec<String> {
+    let at = mounts.lines().filter_map(|line| line.split(' ').nth(4));
+    let mut paths: Vec<String> = at
+        .filter(|path| beneath(path, dir) && !path.contains('\\'))
+        .map(str::to_owned)
+        .collect();
+    paths.sort_unstable();
+    paths.dedup();
+    // A bind brings along what is mounted beneath it.
+    let all = paths.clone();
+    paths.retain(|path| !all.iter().any(|other| beneath(path, other)));
+    paths
 }
 
 /// What lies in `from`, as deep as the host's own entries reach into it.
@@ -190,4 +214,19 @@ fn is_dir(path: &Path) -> bool {
 
 fn is_there(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mounts_beneath_usr() {
+        let mounts = "22 1 254:0 / / rw - ext4 /dev/vda rw\n30 22 0:26 / /usr/local rw - tmpfs x rw\n31 30 0:27 / /usr/local/share rw - tmpfs x rw\n\
+            32 22 0:28 / /usr/lib/libcuda.so ro - ext4 x rw\n33 22 0:29 / /usrlocal rw - tmpfs x rw\n34 22 0:30 / /usr/a\\040b rw - tmpfs x rw\n";
+        assert_eq!(
+            mounted_beneath(mounts, "/usr"),
+            ["/usr/lib/libcuda.so", "/usr/local"]
+        );
+    }
 }

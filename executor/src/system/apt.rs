@@ -10,6 +10,7 @@ use domain::{Error, Kind, Result, artifact};
 use std::{
     collections::HashMap,
     fs,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -33,9 +34,8 @@ const MOST_PACKAGES: usize = 1000;
 const MOST_DOWNLOADED: u64 = 1 << 30;
 pub const MOST_INSTALLED: u64 = 4 << 30;
 /// Of our own environment: where things are, and how to reach the archive.
-const PASSED_ON: [&str; 8] = [
+const PASSED_ON: [&str; 7] = [
     "PATH",
-    "TMPDIR",
     "http_proxy",
     "https_proxy",
     "no_proxy",
@@ -267,25 +267,12 @@ impl Apt {
                 )));
             }
         }
-        for package in missing {
-            let escaped = package.version.replace(':', "%3a");
-            let name = format!("{}_{escaped}_{}.deb", package.name, package.arch);
-            let bytes = fs::read(partial.join(&name)).map_err(|error| self.unwritable(&error))?;
-            if artifact::digest(&bytes) != package.sha256 {
-                return Err(Error::conflict(format!(
-                    "{name} of the archive is not what its index said"
-                )));
-            }
-            let place = self.file(package);
-            let (partial, mode) = (
-                partial.join(&name),
-                std::os::unix::fs::PermissionsExt::from_mode(files::FILE_MODE),
-            );
-            fs::set_permissions(&partial, mode)
-                .and_then(|()| fs::rename(&partial, &place))
-                .map_err(|error| self.unwritable(&error))?;
-        }
-        Ok(())
+        let moves: Vec<(Package, PathBuf)> = missing
+            .into_iter()
+            .map(|package| (package.clone(), self.file(package)))
+            .collect();
+        let kept = tokio::task::spawn_blocking(move || keep(&partial, &moves)).await;
+        kept.map_err(|panic| Error::internal("keeping packages was interrupted").because(panic))?
     }
 
     /// It was compared when it came; a cut-off disk may have left it short.
@@ -390,6 +377,7 @@ impl Apt {
             .env_clear()
             .envs(environment)
             .env("LANG", "C.UTF-8")
+            .env("TMPDIR", &self.dir)
             .current_dir(at)
             .stdin(Stdio::null())
             .kill_on_drop(true);
@@ -433,6 +421,27 @@ impl Apt {
     fn unwritable(&self, error: &std::io::Error) -> Error {
         Error::unavailable(format!("{} cannot be written: {error}", self.dir.display()))
     }
+}
+
+/// Compares what was downloaded with the lock, and moves it to where it is looked for.
+fn keep(partial: &Path, moves: &[(Package, PathBuf)]) -> Result<()> {
+    for (package, place) in moves {
+        let escaped = package.version.replace(':', "%3a");
+        let name = format!("{}_{escaped}_{}.deb", package.name, package.arch);
+        let file = partial.join(&name);
+        let failed = |error: std::io::Error| {
+            Error::unavailable(format!("{} cannot be kept: {error}", file.display()))
+        };
+        let bytes = fs::read(&file).map_err(failed)?;
+        if artifact::digest(&bytes) != package.sha256 {
+            return Err(Error::conflict(format!(
+                "{name} of the archive is not what its index said"
+            )));
+        }
+        fs::set_permissions(&file, fs::Permissions::from_mode(files::FILE_MODE)).map_err(failed)?;
+        fs::rename(&file, place).map_err(failed)?;
+    }
+    Ok(())
 }
 
 fn tell(ran: &Ran, say: Say<'_>) {

@@ -239,7 +239,7 @@ fn skeleton(dir: &Path, base: &Base) -> io::Result<()> {
     }
     files::open_dir(&dir.join("run/lock"))?;
     // In a folder of the host's that is not the layer's too, nothing could be written.
-    folders(Path::new("/usr"), &dir.join("usr"))?;
+    folders(Path::new("/usr"), &dir.join("usr"), 2)?;
     fs::write(dir.join(POLICY), "#!/bin/sh\nexit 101\n")?;
     fs::set_permissions(
         dir.join(POLICY),
@@ -254,11 +254,17 @@ fn skeleton(dir: &Path, base: &Base) -> io::Result<()> {
     Ok(())
 }
 
-fn folders(from: &Path, to: &Path) -> io::Result<()> {
+/// So deep as folders are of no one package: what a package shares with the host is there when it is unpacked.
+fn folders(from: &Path, to: &Path, depth: u32) -> io::Result<()> {
     files::open_dir(to)?;
-    for entry in fs::read_dir(from)?.flatten() {
+    if depth == 0 {
+        return Ok(());
+    }
+    // What we may not look into no package's script may either.
+    let entries = fs::read_dir(from).into_iter().flatten();
+    for entry in entries.flatten() {
         if entry.file_type()?.is_dir() && entry.file_name() != "local" {
-            folders(&entry.path(), &to.join(entry.file_name()))?;
+            folders(&entry.path(), &to.join(entry.file_name()), depth - 1)?;
         }
     }
     Ok(())

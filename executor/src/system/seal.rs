@@ -199,7 +199,7 @@ mod tests {
         symlink(&host, layer.join("etc/out")).expect("a link");
         let pipe = nix::unistd::mkfifo(&layer.join("opt/pipe"), nix::sys::stat::Mode::S_IRWXU);
         pipe.expect("a pipe");
-        fs::set_permissions(layer.join("work/work"), fs::Permissions::from_mode(0)).expect("set");
+        fs::set_permissions(layer.join("work/work"), fs::Permissions::from_mode(0o0)).expect("set");
 
         seal(&layer).expect("sealed");
         let mode = |path: &str| {

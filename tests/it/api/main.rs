@@ -17,4 +17,5 @@ mod rollouts;
 mod scale;
 mod sessions;
 mod system;
+mod system_packages;
 mod traffic;
