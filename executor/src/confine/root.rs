@@ -18,8 +18,9 @@ use super::sys::{self, MountAttributes};
 
 /// Where the new root is put together. Any directory that every host has; what it held is opened before.
 const STAGE: &str = "/tmp";
-/// Where layers lie while they are put together; gone when that is done.
-const LAYERS: &str = ".layers";
+/// Where layers lie while they are put together: over a folder of the old root, which goes away with all that is mounted there. (To
+/// unmount them one by one takes milliseconds of the kernel.)
+const LAYERS: &str = "/usr";
 /// An empty directory to lay over what must not be seen.
 const EMPTY: &str = "var/empty";
 /// Of /proc: tells of the host, or is an interface to it. (Docker's list, and the whole of /proc/sys.)
@@ -130,7 +131,7 @@ fn place(entry: &Entry, trees: &mut impl Iterator<Item = OwnedFd>) -> Result<(),
             let tree = trees
                 .next()
                 .ok_or_else(|| Error::Spec(format!("no tree for {inside}")))?;
-            bind(&tree, inside, *kind).step_with(|| format!("bind {inside}"))
+            bind(&tree, relative(inside), *kind).step_with(|| format!("bind {inside}"))
         }
         Entry::Overlay {
             inside,
@@ -141,7 +142,7 @@ fn place(entry: &Entry, trees: &mut impl Iterator<Item = OwnedFd>) -> Result<(),
 }
 
 /// Read-only before it is attached, so that at no time anything in here can write to the host.
-fn bind(tree: &OwnedFd, inside: &str, kind: Bind) -> io::Result<()> {
+fn bind(tree: &OwnedFd, at: &Path, kind: Bind) -> io::Result<()> {
     let set = sys::NO_SUID
         | match kind {
             Bind::Tree => sys::READ_ONLY | sys::NO_DEV,
@@ -155,7 +156,6 @@ fn bind(tree: &OwnedFd, inside: &str, kind: Bind) -> io::Result<()> {
             recursive: true,
         },
     )?;
-    let at = relative(inside);
     if fs::File::from(tree.try_clone()?).metadata()?.is_dir() {
         fs::create_dir_all(at)?;
     } else if !at.exists() {
@@ -168,7 +168,7 @@ fn bind(tree: &OwnedFd, inside: &str, kind: Bind) -> io::Result<()> {
     Ok(())
 }
 
-/// The kernel takes layers by name only, so they are bound to names for as long as it takes. The overlay keeps copies of its own.
+/// The kernel takes layers by name only, so they get names for as long as it takes. The overlay keeps copies of its own.
 fn overlay(
     inside: &str,
     lower: usize,
@@ -176,6 +176,7 @@ fn overlay(
     trees: &mut impl Iterator<Item = OwnedFd>,
 ) -> Result<(), Error> {
     let step = || format!("overlay {inside}");
+    tmpfs(LAYERS, "size=64k,nr_inodes=64,mode=0755", "layers")?;
     let names: Vec<String> = (0..lower + usize::from(upper.is_some()))
         .map(|n| format!("{LAYERS}/{n}"))
         .collect();
@@ -188,7 +189,7 @@ fn overlay(
         } else {
             Bind::Writable
         };
-        bind(&tree, name, kind).step_with(|| format!("bind a layer of {inside}"))?;
+        bind(&tree, Path::new(name), kind).step_with(|| format!("bind a layer of {inside}"))?;
     }
     let mut options = format!("lowerdir={}", names[..lower].join(":"));
     let mut flags = MountFlags::NOSUID | MountFlags::NODEV;
@@ -209,11 +210,7 @@ fn overlay(
         flags,
         options.as_c_str(),
     )
-    .step_with(step)?;
-    for name in &names {
-        unmount(name.as_str(), UnmountFlags::DETACH).step_with(step)?;
-    }
-    fs::remove_dir_all(LAYERS).step_with(step)
+    .step_with(step)
 }
 
 /// The root itself becomes read-only; what is mounted on it keeps its own attributes.

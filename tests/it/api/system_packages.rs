@@ -203,10 +203,6 @@ async fn without_confinement_it_is_refused() {
         .as_str()
         .unwrap_or_default();
     assert!(said.starts_with("none ("), "{health:#}");
-    cluster
-        .client
-        .deploy_source("plain", fixtures::ECHO, json!({}))
-        .await;
 }
 
 /// Whatever it had done by then, it is done anew, and nothing that is half made is used.
