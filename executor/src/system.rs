@@ -116,14 +116,13 @@ impl System {
             )));
         }
         let base = Base::of_host()?;
-        let lock = match lock.filter(|lock| !lock.is_empty()) {
-            Some(lock) => Lock::parse(&lock)?,
-            None => {
-                let mut wanted = wanted.to_vec();
-                wanted.sort_unstable();
-                wanted.dedup();
-                self.apt.resolve(&wanted, &base, say).await?
-            }
+        let lock = if let Some(lock) = lock.filter(|lock| !lock.is_empty()) {
+            Lock::parse(&lock)?
+        } else {
+            let mut wanted = wanted.to_vec();
+            wanted.sort_unstable();
+            wanted.dedup();
+            self.apt.resolve(&wanted, &base, say).await?
         };
         if lock.base != base.name {
             return Err(Error::conflict(format!(
