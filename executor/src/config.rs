@@ -18,6 +18,8 @@ pub struct Config {
     pub uv: Option<PathBuf>,
     /// What the resolver has downloaded already; `None` is a folder of the data directory.
     pub uv_cache: Option<PathBuf>,
+    /// What apt has downloaded already; `None` is a folder of the data directory.
+    pub apt_cache: Option<PathBuf>,
     pub confine: confine::Config,
     /// No other process shares the store and the bus: what an earlier run held is lost for certain.
     pub alone: bool,
@@ -65,6 +67,7 @@ impl Config {
             python: "python3".to_owned(),
             uv: None,
             uv_cache: None,
+            apt_cache: None,
             confine,
             alone: true,
             result_bytes: 16 * 1024 * 1024,

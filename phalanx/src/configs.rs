@@ -70,6 +70,7 @@ pub fn executor(
     config.python.clone_from(&told.python);
     config.uv = path(&told.uv);
     config.uv_cache = path(&told.uv_cache);
+    config.apt_cache = path(&told.apt_cache);
     config.confine.isolation = match told.isolation {
         Isolation::Namespaces => confine::Isolation::Namespaces,
         Isolation::None => confine::Isolation::None,

@@ -124,6 +124,7 @@ pub struct Executor {
     pub python: String,
     pub uv: String,
     pub uv_cache: String,
+    pub apt_cache: String,
     pub isolation: Isolation,
     pub result_bytes: usize,
     pub queue: usize,

@@ -283,6 +283,11 @@ pub(crate) fn migrator() -> Migrator {
             "peppers",
             include_str!("../migrations/0019_peppers.sql"),
         ),
+        (
+            21,
+            "system_lock",
+            include_str!("../migrations/0021_system_lock.sql"),
+        ),
     ];
     let migrations = texts.into_iter().map(|(version, name, text)| {
         let text = sqlx::SqlStr::from_static(text);

@@ -51,6 +51,8 @@ pub struct Version {
 pub struct Lock {
     pub lock: String,
     pub digest: String,
+    /// Of its packages of the system; empty where it has none.
+    pub system: String,
 }
 
 type Row = (String, String, String, String, String, String, i64);
@@ -142,10 +144,14 @@ impl Store {
     }
 
     pub async fn lock(&self, account: &AccountId, version: &VersionId) -> Result<Option<Lock>> {
-        let sql = "SELECT lock, digest FROM locks WHERE account = $1 AND version_id = $2";
-        let row: Option<(String, String)> =
+        let sql = "SELECT lock, digest, system FROM locks WHERE account = $1 AND version_id = $2";
+        let row: Option<(String, String, String)> =
             read!(self, pool => sqlx::query_as(sql).bind(account.as_str()).bind(version.as_str()).fetch_optional(pool).await).map_err(failed)?;
-        Ok(row.map(|(lock, digest)| Lock { lock, digest }))
+        Ok(row.map(|(lock, digest, system)| Lock {
+            lock,
+            digest,
+            system,
+        }))
     }
 
     /// The first one stays.
@@ -155,8 +161,8 @@ impl Store {
         version: &VersionId,
         lock: &Lock,
     ) -> Result<()> {
-        let sql = "INSERT INTO locks (version_id, account, lock, digest) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING";
-        write!(self, pool => sqlx::query(sql).bind(version.as_str()).bind(account.as_str()).bind(&lock.lock).bind(&lock.digest).execute(pool).await.map(|_| ()))
+        let sql = "INSERT INTO locks (version_id, account, lock, digest, system) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING";
+        write!(self, pool => sqlx::query(sql).bind(version.as_str()).bind(account.as_str()).bind(&lock.lock).bind(&lock.digest).bind(&lock.system).execute(pool).await.map(|_| ()))
             .map_err(failed)
     }
 }

@@ -207,7 +207,10 @@ fn execute(
         landlock::restrict(plan)?;
         privileges::keep_changing_root()?;
     }
-    if plan.mode == Mode::Confine {
+    if plan.mode == Mode::Install {
+        seccomp::install(&seccomp::pretences()?)?;
+    }
+    if plan.mode != Mode::Plain {
         seccomp::install(&outfit.filter)?;
     }
     nix::unistd::execve(&program.argv[0], &program.argv, &program.env)

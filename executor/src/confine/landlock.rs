@@ -44,14 +44,26 @@ fn rules(plan: &Plan) -> Vec<(&str, BitFlags<AccessFs>)> {
         rules.push((SLOTS, AccessFs::from_all(WANTED)));
     }
     for entry in &plan.entries {
-        if let Entry::Bind {
-            inside,
-            kind: Bind::Device,
-            ..
-        } = entry
-        {
-            let device = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev;
-            rules.push((inside, device));
+        match entry {
+            Entry::Bind {
+                inside,
+                kind: Bind::Device,
+                ..
+            } => {
+                let device = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev;
+                rules.push((inside, device));
+            }
+            Entry::Bind {
+                inside,
+                kind: Bind::Writable,
+                ..
+            }
+            | Entry::Overlay {
+                inside,
+                upper: Some(_),
+                ..
+            } => rules.push((inside, AccessFs::from_all(WANTED))),
+            _ => {}
         }
     }
     rules

@@ -12,6 +12,8 @@ pub const INSIDE_ID: u32 = 1000;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Plan {
     pub mode: Mode,
+    /// The worker's identity inside: [`INSIDE_ID`], or 0 where packages are installed.
+    pub inside_id: u32,
     /// The worker's identity on the host.
     pub uid: u32,
     pub gid: u32,
@@ -33,6 +35,8 @@ pub struct Plan {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Mode {
     Confine,
+    /// Confined alike, but it believes to be root: what installs packages gives files to others, which is answered and not done.
+    Install,
     /// Everything up to the worker, which is not started.
     Probe,
     /// `isolation = none`: a child process with rlimits.
@@ -55,6 +59,13 @@ pub enum Entry {
         inside: String,
         kind: Bind,
     },
+    /// Several folders seen as one, the first one on top.
+    Overlay {
+        inside: String,
+        lower: Vec<String>,
+        /// Where changes go; without, there can be none.
+        upper: Option<Upper>,
+    },
     Symlink {
         inside: String,
         target: String,
@@ -72,6 +83,16 @@ pub enum Entry {
 pub enum Bind {
     Tree,
     Device,
+    /// Only where packages are installed: a folder of that one build.
+    Writable,
+}
+
+/// A folder of the host that holds both, as overlayfs demands: what is changed, and where it prepares a change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upper {
+    pub host: String,
+    pub changes: String,
+    pub work: String,
 }
 
 /// What the executor asks of a template's first process while it runs.

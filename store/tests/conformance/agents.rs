@@ -519,6 +519,7 @@ pub async fn versions_artifacts_and_locks(store: &Store) -> Result<()> {
     let lock = |text: &str| Lock {
         lock: text.into(),
         digest: format!("digest of {text}"),
+        system: format!("system of {text}"),
     };
     assert!(store.lock(&account, &version.id).await?.is_none());
     store.keep_lock(&account, &version.id, &lock("one")).await?;
@@ -557,6 +558,7 @@ pub async fn other_accounts_see_nothing(store: &Store) -> Result<()> {
             &Lock {
                 lock: "l".into(),
                 digest: "d".into(),
+                system: String::new(),
             },
         )
         .await?;

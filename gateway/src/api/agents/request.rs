@@ -88,7 +88,8 @@ struct Dependencies {
     /// PEP 508 requirements on packages of the index.
     #[schema(required = false, max_items = 500)]
     python: Vec<String>,
-    /// Debian package names.
+    /// Debian packages, `NAME` or `NAME=VERSION`, without what they only recommend. Installed for the agent alone, and read-only; a host that
+    /// cannot (`GET /system/health`: `system_packages`) is not chosen.
     #[schema(required = false, max_items = 100)]
     system: Vec<String>,
 }
