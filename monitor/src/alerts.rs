@@ -13,6 +13,7 @@ use domain::{
 use history::{History, Whose};
 use std::{
     collections::{BTreeSet, HashMap},
+    sync::Arc,
     time::Duration,
 };
 use store::{
@@ -21,7 +22,7 @@ use store::{
     deliveries::New,
     leases::Lease,
 };
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 
 /// Farther apart, the clock has jumped or nobody has looked.
 const JUMP: Duration = Duration::from_secs(30);
@@ -31,6 +32,7 @@ const BACK: Duration = Duration::from_secs(2 * 60 * 60);
 pub struct Watch {
     config: Config,
     store: Store,
+    due: Arc<Notify>,
     tail: Tail,
     history: History,
     next: Instant,
@@ -42,7 +44,6 @@ pub struct Watch {
 struct Known {
     policies: HashMap<(AccountId, Option<AgentId>), KeptPolicy>,
     standard: Policy,
-    disabled: HashMap<String, BTreeSet<String>>,
 }
 
 impl Known {
@@ -58,10 +59,11 @@ impl Known {
 }
 
 impl Watch {
-    pub fn new(config: &Config, store: &Store) -> Self {
+    pub fn new(config: &Config, store: &Store, due: Arc<Notify>) -> Self {
         Self {
             config: config.clone(),
             store: store.clone(),
+            due,
             tail: Tail::new(store, config.most_rows),
             history: History::default(),
             next: Instant::now(),
@@ -86,7 +88,7 @@ impl Watch {
         if !self.history.refresh(&self.store, &self.tail, now).await? {
             return Ok(());
         }
-        let mut known = self.known().await?;
+        let known = self.known().await?;
         let at_work = self
             .store
             .alerts_at_work(Timestamp(now.0 - millis(BACK)))
@@ -102,7 +104,7 @@ impl Watch {
         for whose in all {
             for rule in Rule::ALL {
                 let before = newest.remove(&(whose.clone(), *rule));
-                self.judge(lease, &mut known, &whose, (*rule, before), (now, steady))
+                self.judge(lease, &known, &whose, (*rule, before), (now, steady))
                     .await?;
             }
         }
@@ -116,7 +118,6 @@ impl Watch {
                 .map(|kept| ((kept.account.clone(), kept.agent_id.clone()), kept))
                 .collect(),
             standard: Policy::default(),
-            disabled: HashMap::new(),
         })
     }
 
@@ -137,7 +138,7 @@ impl Watch {
     async fn judge(
         &self,
         lease: &Lease,
-        known: &mut Known,
+        known: &Known,
         whose: &Whose,
         (rule, before): (Rule, Option<Kept>),
         (now, steady): (Timestamp, Duration),
@@ -203,61 +204,42 @@ impl Watch {
         };
         let mut messages = Vec::new();
         for level in levels {
-            messages.extend(self.messages(known, &after, (level, event), now).await?);
+            messages.extend(messages_of(known, &after, (level, event), now));
         }
         // Where somebody answered meanwhile, nothing is written: the next round sees it.
         if self.store.write_alert(lease, &after, &messages).await? && !event.is_empty() {
+            self.due.notify_one();
             tracing::info!(alert.id = %after.id, agent.id = %whose.1, rule = %rule, level = next.level, receivers = messages.len(), "{event}");
         }
         Ok(())
     }
+}
 
-    /// What a level's receivers are sent.
-    async fn messages(
-        &self,
-        known: &mut Known,
-        of: &Kept,
-        (level, event): (u8, &str),
-        now: Timestamp,
-    ) -> Result<Vec<New>> {
-        let whose = (of.account.clone(), of.agent_id.clone());
-        let Some(kept) = known.policy(&whose).cloned() else {
-            return Ok(Vec::new());
-        };
-        let Some(receivers) = kept.policy.levels.get(usize::from(level) - 1) else {
-            return Ok(Vec::new());
-        };
-        if !receivers.webhooks.is_empty() && !known.disabled.contains_key(&kept.id) {
-            let gone = self
-                .store
-                .disabled_receivers(&kept.account, kept.updated_at)
-                .await?;
-            known
-                .disabled
-                .insert(kept.id.clone(), gone.into_iter().collect());
-        }
-        let gone = known.disabled.get(&kept.id);
-        let body = body(of, level, event, now);
-        let told = receivers
-            .webhooks
-            .iter()
-            .filter(|url| gone.is_none_or(|gone| !gone.contains(*url)));
-        Ok(told
-            .map(|url| New {
-                id: DeliveryId::from_uuid(uuid::Uuid::now_v7()),
-                account: of.account.clone(),
-                subject: of.id.to_string(),
-                event: event.to_owned(),
-                level,
-                round: of.alert.returns,
-                url: url.clone(),
-                body: body.clone(),
-                secret: kept.secret.clone(),
-                sealed_for: kept.id.clone(),
-                created_at: now,
-            })
-            .collect())
-    }
+/// What a level's receivers are sent.
+fn messages_of(known: &Known, of: &Kept, (level, event): (u8, &str), now: Timestamp) -> Vec<New> {
+    let whose = (of.account.clone(), of.agent_id.clone());
+    let Some(kept) = known.policy(&whose) else {
+        return Vec::new();
+    };
+    let Some(receivers) = kept.policy.levels.get(usize::from(level) - 1) else {
+        return Vec::new();
+    };
+    let body = body(of, level, event, now);
+    let message = |url: &String| New {
+        id: DeliveryId::from_uuid(uuid::Uuid::now_v7()),
+        account: of.account.clone(),
+        subject: of.id.to_string(),
+        callback: None,
+        event: event.to_owned(),
+        level,
+        round: of.alert.returns,
+        url: url.clone(),
+        body: body.clone(),
+        secret: kept.secret.clone(),
+        sealed_for: kept.id.clone(),
+        created_at: now,
+    };
+    receivers.webhooks.iter().map(message).collect()
 }
 
 /// `type`, `timestamp` and `data`, as Standard Webhooks recommends.

@@ -9,6 +9,7 @@ pub mod list;
 pub mod logs;
 pub mod request;
 pub mod rollback;
+pub mod rotate_webhook_secret;
 pub mod update;
 pub mod update_request;
 pub mod versions;

@@ -6,5 +6,6 @@ mod instances;
 mod list;
 mod logs;
 mod rollback;
+mod rotate_webhook_secret;
 mod update;
 mod versions;
