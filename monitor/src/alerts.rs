@@ -7,7 +7,7 @@ mod history;
 use crate::{Config, tail::Tail};
 use domain::{
     Result, Timestamp,
-    alert::{self, Alert, Policy, Rule, Seen, Step, Verdict},
+    alert::{self, Alert, MOST_MINUTES, Policy, Rule, Seen, Step, Verdict},
     id::{AccountId, AgentId, AlertId, DeliveryId},
 };
 use history::{History, Whose};
@@ -44,6 +44,17 @@ pub struct Watch {
 struct Known {
     policies: HashMap<(AccountId, Option<AgentId>), KeptPolicy>,
     standard: Policy,
+}
+
+/// What one round judges: minutes that began before `to`, as if it were `at`.
+#[derive(Clone, Copy)]
+struct Look {
+    at: Timestamp,
+    to: Timestamp,
+    /// For how long somebody has looked.
+    steady: Duration,
+    /// Nobody looked then.
+    missed: bool,
 }
 
 impl Known {
@@ -83,15 +94,61 @@ impl Watch {
             return Ok(());
         }
         self.next = Instant::now() + self.config.judge_every;
-        let now = self.store.now();
-        let steady = self.steady_for(now);
-        if !self.history.refresh(&self.store, &self.tail, now).await? {
+        let known = self.known().await?;
+        if !self.catch_up(lease, &known).await? {
             return Ok(());
         }
-        let known = self.known().await?;
+        let now = self.store.now();
+        let look = Look {
+            at: now,
+            to: Timestamp(i64::MAX),
+            steady: self.steady_for(now),
+            missed: false,
+        };
+        if self.round(lease, &known, look).await? {
+            self.store.alerts_are_judged(lease, now).await?;
+        }
+        Ok(())
+    }
+
+    /// Judges the minutes that no monitor has judged, as if each were now. `false`: somebody else does.
+    async fn catch_up(&mut self, lease: &Lease, known: &Known) -> Result<bool> {
+        let now = self.store.now();
+        let Some(judged) = self.store.alerts_judged().await? else {
+            return Ok(true);
+        };
+        let back = alert::minutes(MOST_MINUTES) + Duration::from_secs(120);
+        let since = Timestamp(judged.0.saturating_sub(millis(back)));
+        let first = self.store.first_end_since(since).await?;
+        let missed = alert::missed(judged, first.unwrap_or(now), now);
+        if missed.len() > 1 {
+            let minutes = missed.len();
+            tracing::info!(minutes, since = %judged, "minutes that nobody has judged are judged now");
+        }
+        for at in missed {
+            let look = Look {
+                at,
+                to: at,
+                steady: at.since(judged),
+                missed: true,
+            };
+            if !self.round(lease, known, look).await? {
+                return Ok(false);
+            }
+            self.store.alerts_are_judged(lease, at).await?;
+        }
+        Ok(true)
+    }
+
+    /// `false`: the roller wrote meanwhile.
+    async fn round(&mut self, lease: &Lease, known: &Known, look: Look) -> Result<bool> {
+        let (rows, now) = ((&self.store, &self.tail), self.store.now());
+        if !self.history.refresh(rows, look.at, now).await? {
+            return Ok(false);
+        }
         let at_work = self
             .store
-            .alerts_at_work(Timestamp(now.0 - millis(BACK)))
+            .alerts_at_work(Timestamp(look.at.0 - millis(BACK)))
             .await?;
         let mut newest: HashMap<(Whose, Rule), Kept> = HashMap::new();
         // Oldest first: the newest stays.
@@ -104,11 +161,11 @@ impl Watch {
         for whose in all {
             for rule in Rule::ALL {
                 let before = newest.remove(&(whose.clone(), *rule));
-                self.judge(lease, &known, &whose, (*rule, before), (now, steady))
+                self.judge(lease, known, &whose, (*rule, before), look)
                     .await?;
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     async fn known(&self) -> Result<Known> {
@@ -141,11 +198,13 @@ impl Watch {
         known: &Known,
         whose: &Whose,
         (rule, before): (Rule, Option<Kept>),
-        (now, steady): (Timestamp, Duration),
+        look: Look,
     ) -> Result<()> {
-        let limit = known.rules(whose).limit(rule);
+        let now = look.at;
+        let rules = known.rules(whose);
+        let limit = rules.limit(rule);
         let verdict = if limit.enabled {
-            let window = self.history.of(whose, alert::window(limit, now));
+            let window = self.history.of(whose, alert::window(limit, now), look.to);
             alert::judge(rule, limit, &window, now)
         } else {
             Verdict::Unknown
@@ -157,19 +216,22 @@ impl Watch {
             return Ok(());
         }
         let living = self.store.agent(&whose.0, &whose.1).await?;
+        // What was missed may be of one before.
+        let living = living.filter(|agent| agent.created_at <= now);
         let incarnation = living.map(|agent| agent.incarnation);
         // Of an agent that was deployed anew since, an alert that is over is none of this one's.
         let before = before.filter(|one| open || Some(&one.incarnation) == incarnation.as_ref());
         let same = before
             .as_ref()
             .is_none_or(|one| Some(&one.incarnation) == incarnation.as_ref());
+        let silent = look.missed.then(|| rules.missed());
         let step = alert::decide(
             &Seen {
                 alert: before.as_ref().map(|one| one.alert),
                 verdict,
-                policy: known.rules(whose),
+                policy: silent.as_ref().unwrap_or(rules),
                 watched: limit.enabled && same && incarnation.is_some(),
-                steady,
+                steady: look.steady,
             },
             now,
         );

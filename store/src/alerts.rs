@@ -67,6 +67,8 @@ type PolicyRow = (String, String, String, String, Vec<u8>, i64, String);
 const COLUMNS: &str = "SELECT id, account, agent_id, incarnation, rule, acknowledged_at, acknowledged_by, acknowledged_note, alert, rev FROM alerts";
 const POLICY: &str =
     "SELECT account, agent_id, id, policy, secret, updated_at, updated_by FROM alert_policies";
+/// The one row of `alert_position`.
+const JUDGED: &str = "minutes";
 /// Alerts that one round looks at.
 const MOST: i64 = 50_000;
 
@@ -291,6 +293,27 @@ impl Store {
             Ok(rows == 1)
         }.await);
         done.map_err(failed)
+    }
+
+    /// Up to when minutes have been judged, if any were.
+    pub async fn alerts_judged(&self) -> Result<Option<Timestamp>> {
+        let sql = "SELECT at FROM alert_position WHERE name = $1";
+        let row: Option<(i64,)> =
+            read!(self, pool => sqlx::query_as(sql).bind(JUDGED).fetch_optional(pool).await)
+                .map_err(failed)?;
+        Ok(row.map(|(at,)| Timestamp(at)))
+    }
+
+    /// Minutes are judged up to then; a clock that was set back is believed. `false`: the lease is not held any longer.
+    pub async fn alerts_are_judged(&self, lease: &Lease, at: Timestamp) -> Result<bool> {
+        let sql = sqlx::AssertSqlSafe(format!(
+            "INSERT INTO alert_position (name, at) SELECT $1, CAST($2 AS BIGINT) WHERE EXISTS ({}) ON CONFLICT (name) DO UPDATE SET at = excluded.at",
+            self.held_sql(["$3", "$4", "$5"])
+        ));
+        let rows = write!(self, pool => sqlx::query(sql).bind(JUDGED).bind(at.0).bind(&lease.name).bind(&lease.holder).bind(lease.epoch)
+            .execute(pool).await.map(|done| done.rows_affected()))
+        .map_err(failed)?;
+        Ok(rows == 1)
     }
 
     /// Deletes at most `limit` that were over before `before`: how many went.

@@ -222,6 +222,19 @@ pub async fn alerts_are_listed_by_status_and_purged(store: &Store) -> Result<()>
     Ok(())
 }
 
+pub async fn minutes_are_judged_by_whoever_holds_the_lease(store: &Store) -> Result<()> {
+    assert_eq!(store.alerts_judged().await?, None);
+    let lease = leased(store).await?;
+    for at in [1000, 2000, 1500] {
+        assert!(store.alerts_are_judged(&lease, Timestamp(at)).await?);
+        assert_eq!(store.alerts_judged().await?, Some(Timestamp(at)));
+    }
+    store.release(&lease).await?;
+    assert!(!store.alerts_are_judged(&lease, Timestamp(9000)).await?);
+    assert_eq!(store.alerts_judged().await?, Some(Timestamp(1500)));
+    Ok(())
+}
+
 pub async fn policies_are_replaced_and_keep_their_secret(store: &Store) -> Result<()> {
     let mut policy = KeptPolicy {
         account: account("a"),

@@ -145,7 +145,7 @@ pub async fn a_callback_is_kept_once_with_the_end(store: &Store) -> Result<()> {
         let end = end(key, 1, Status::Completed, 1500);
         assert!(store.end_execution(end).await?);
     }
-    assert_eq!(store.owed_callbacks(10).await?, [key.clone()]);
+    assert_eq!(store.owed_callbacks(10).await?, std::slice::from_ref(&key));
     assert!(store.keep_callback(&key, Some(&told)).await?);
     // Another gateway was on its way with the same.
     let twin = callback(2, &key, A, 2000);

@@ -88,6 +88,7 @@ conformance! {
     alerts:
         one_open_alert_a_rule_by_whoever_read_last,
         alerts_are_listed_by_status_and_purged,
+        minutes_are_judged_by_whoever_holds_the_lease,
         policies_are_replaced_and_keep_their_secret;
     deliveries:
         a_delivery_is_attempted_by_one_until_it_is_over,

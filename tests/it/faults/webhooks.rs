@@ -2,9 +2,13 @@
 
 use crate::chance::{Chance, seed};
 use phalanx_tests::{Client, Cluster, Options, Receiver, Shape, Value, json, wait};
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant, SystemTime},
+};
 
 const SOURCE: &str = "import time\ndef handler(input):\n    time.sleep(input['ms'] / 1000)\n    return input['ms']\n";
+const FAILS: &str = "def handler(input):\n    if input.get('bad'):\n        raise ValueError('bad')\n    return 1\n";
 const TOLD_WITHIN: Duration = Duration::from_secs(240);
 
 fn open() -> Options {
@@ -112,4 +116,104 @@ async fn callbacks_survive_kill_9_of_each_role() {
         }
     }
     all_told(&client, &receiver, next as usize).await;
+}
+
+/// Seconds of the minute.
+fn second() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    now.expect("after 1970").as_secs() % 60
+}
+
+async fn alert_of(client: &Client, agent: &str, status: &str) -> Value {
+    wait::until(&format!("an alert of {agent}"), TOLD_WITHIN, || async {
+        let path = format!("/api/v1/alerts?agent_id={agent}");
+        let list = client.get(&path).await.ok();
+        let all = list["alerts"].as_array().expect("a list");
+        assert!(all.len() <= 1, "{list:#}");
+        match all.first() {
+            Some(one) if one["status"] == status => Ok(one.clone()),
+            _ => Err(format!("{list:#}")),
+        }
+    })
+    .await
+}
+
+/// The domain's tests play hours of it; here for as long as a minute takes to be over.
+#[tokio::test]
+async fn what_came_and_went_while_no_monitor_was_there_is_an_alert_that_nobody_is_told_of() {
+    let mut cluster = Cluster::many(Shape::SMALL, open()).await;
+    let (client, receiver) = (cluster.client.clone(), Receiver::start().await);
+    let off = json!({"enabled": false});
+    let policy = json!({
+        "rules": {"error_rate": {"threshold": 0.5, "for_minutes": 0, "minimum_samples": 4},
+            "latency": off, "availability": off, "resource": off},
+        "escalation": {"level_1": {"after_minutes": 0, "webhooks": [receiver.url("/alert")]}},
+        "resolve_after_minutes": 0,
+    });
+    let put = client.request(reqwest::Method::PUT, "/api/v1/alerts/policy");
+    client
+        .send(put.json(&policy))
+        .await
+        .expect("an answer")
+        .ok();
+    let run = async |agent: &str, bad: bool, times: u32| {
+        for _ in 0..times {
+            client.execute(agent, json!({"bad": bad})).await;
+        }
+    };
+    for agent in ["seen", "missed"] {
+        client.deploy_source(agent, FAILS, json!({})).await;
+    }
+    run("seen", true, 6).await;
+    let seen = alert_of(&client, "seen", "escalated").await;
+    cluster.part("monitor-1").kill9();
+    let away = Instant::now();
+    wait::until("a minute is young", TOLD_WITHIN, || async {
+        let second = second();
+        if (1..25).contains(&second) {
+            Ok(())
+        } else {
+            Err(second.to_string())
+        }
+    })
+    .await;
+    run("missed", true, 6).await;
+    wait::until("it is over, and time has passed", TOLD_WITHIN, || async {
+        let (second, away) = (second(), away.elapsed());
+        let over = second >= 25;
+        if over && away > Duration::from_secs(32) {
+            Ok(())
+        } else {
+            Err(format!("{second} {away:?}"))
+        }
+    })
+    .await;
+    wait::until("the next minute is there", TOLD_WITHIN, || async {
+        let second = second();
+        if second < 25 {
+            Ok(())
+        } else {
+            Err(second.to_string())
+        }
+    })
+    .await;
+    run("missed", false, 30).await;
+    cluster.part("monitor-1").spawn();
+    let missed = alert_of(&client, "missed", "resolved").await;
+    assert_eq!(
+        (&missed["level"], missed["figures"]["value"].as_f64()),
+        (&json!(0), Some(1.0)),
+        "{missed:#}"
+    );
+    assert_eq!(
+        missed["notifications"].as_array().map(Vec::len),
+        Some(0),
+        "{missed:#}"
+    );
+    let told = receiver.at("/alert");
+    assert!(
+        told.iter()
+            .all(|one| one.document()["data"]["alert_id"] == seen["alert_id"]),
+        "{told:#?}"
+    );
 }
