@@ -54,6 +54,7 @@ pub const LEVELS: usize = 3;
 /// No rule looks back further.
 pub const MOST_MINUTES: f64 = 60.0;
 const LEAST_MINUTES: f64 = 5.0;
+const MINUTE: i64 = 60_000;
 
 impl Default for Policy {
     /// The user's SLA section.
@@ -80,6 +81,16 @@ impl Default for Policy {
 }
 
 impl Policy {
+    /// By which moments are judged that nobody looked at: what came and went is kept, and nobody is told of it afterwards.
+    #[must_use]
+    pub fn missed(&self) -> Self {
+        let mut policy = self.clone();
+        for level in &mut policy.levels {
+            level.after_minutes = f64::INFINITY;
+        }
+        policy
+    }
+
     pub fn limit(&self, rule: Rule) -> Limit {
         match rule {
             Rule::ErrorRate => self.error_rate,
@@ -88,6 +99,28 @@ impl Policy {
             Rule::Resource => self.resource,
         }
     }
+}
+
+/// Longer ago, minutes that were missed are not judged any more.
+const MISSED: Duration = Duration::from_secs(6 * 3600);
+/// Away for less, nobody has missed anything: the minute of now is judged whole when it is over.
+const AWAY: Duration = Duration::from_secs(30);
+
+/// The ends of minutes that nobody has judged since `judged`, each to be judged as if it were now; `first`: when anything ended of what
+/// the rules may look at.
+pub fn missed(judged: Timestamp, first: Timestamp, now: Timestamp) -> Vec<Timestamp> {
+    if now.since(judged) < AWAY {
+        return Vec::new();
+    }
+    let longest = now.0.saturating_sub(MISSED.as_millis() as i64);
+    let from = Timestamp(judged.0.max(longest).max(first.0));
+    let mut at = Span::Minute.start(from).0 + MINUTE;
+    let mut all = Vec::new();
+    while at <= now.0 {
+        all.push(Timestamp(at));
+        at += MINUTE;
+    }
+    all
 }
 
 pub fn minutes(minutes: f64) -> Duration {

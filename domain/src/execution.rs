@@ -248,6 +248,9 @@ pub struct Options {
     /// Given by the caller, not by default: a sync caller that says so gets the handler repeated as well.
     pub retry_explicit: bool,
     pub trace: bool,
+    /// Who is told of the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub callback_url: Option<String>,
 }
 
 impl Options {
@@ -364,6 +367,7 @@ mod tests {
             retry: retry::Policy::default(),
             retry_explicit: false,
             trace: true,
+            callback_url: None,
         };
         let raised = Failure::new(FailureCode::HandlerRaised, FailurePhase::Handler, "x");
         let early = Failure::new(FailureCode::InstanceCrashed, FailurePhase::Spawn, "x");

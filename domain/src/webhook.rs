@@ -96,6 +96,16 @@ pub fn target(url: &str, openness: &Openness) -> Result<Url, String> {
     Ok(parsed)
 }
 
+/// What of a URL is connected, and may be slow: its host and port.
+pub fn host(url: &str) -> String {
+    let parsed = Url::parse(url).ok();
+    let host = parsed.as_ref().and_then(|url| {
+        let name = url.host_str()?.trim_end_matches('.');
+        Some(format!("{name}:{}", url.port_or_known_default()?))
+    });
+    host.unwrap_or_default()
+}
+
 fn checked(url: &Url, openness: &Openness, ip: IpAddr, port: u16) -> Result<(), String> {
     openness.allows(url, SocketAddr::new(ip, port))
 }
@@ -165,9 +175,11 @@ pub enum Next {
 const WAITS_S: [u64; 9] = [5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400];
 /// A receiver may ask for a longer wait, up to this.
 const LONGEST: Duration = Duration::from_secs(86_400);
+/// By so much of itself a wait is longer at most: what failed together does not come back together.
+const JITTER: f64 = 0.2;
 
-/// After `attempts` attempts, the last of which ended so.
-pub fn next(attempts: u32, ended: &Ended, now: Timestamp) -> Next {
+/// After `attempts` attempts, the last of which ended so. `chance` is from 0 to 1.
+pub fn next(attempts: u32, ended: &Ended, now: Timestamp, chance: f64) -> Next {
     let asked = match ended {
         Ended::Answered {
             status: 200..=299, ..
@@ -178,7 +190,10 @@ pub fn next(attempts: u32, ended: &Ended, now: Timestamp) -> Next {
     };
     let place = attempts.max(1) as usize - 1;
     match WAITS_S.get(place) {
-        Some(wait) => Next::Again(now + Duration::from_secs(*wait).max(asked)),
+        Some(wait) => {
+            let wait = Duration::from_secs(*wait).mul_f64(1.0 + JITTER * chance.clamp(0.0, 1.0));
+            Next::Again(now + wait.max(asked))
+        }
         None => Next::Over(Status::Failed),
     }
 }
@@ -219,6 +234,39 @@ mod tests {
             "https://127.1/",
             "https://2130706433/",
             "https://0x7f000001/",
+            "https://0x7f.0x0.0x0.0x1/",
+            "https://127.0.1/",
+            "https://127.0.0.1./",
+            "https://017700000001./",
+            "https://0x00000000007f000001/",
+            "https://[0:0:0:0:0:ffff:7f00:1]/",
+            "https://[::ffff:0:127.0.0.1]/",
+            "https://[64:ff9b::a9fe:a9fe]/",
+            "https://[64:ff9b:1::a00:1]/",
+            "https://[2002:a9fe:a9fe::]/",
+            "https://[2001:0:a00:1::f7f7:f7f7]/",
+            "https://[fe80::1%25eth0]/",
+            "https://[fe80::1%eth0]/",
+            "https://[::1]./",
+            "https://l\u{ad}ocalhost/",
+            "https://\u{24db}\u{24de}\u{24d2}\u{24d0}\u{24db}\u{24d7}\u{24de}\u{24e2}\u{24e3}/",
+            "https://localhost\u{3002}/",
+            "https://127\u{ff0e}0\u{ff0e}0\u{ff0e}1/",
+            "https://\u{ff11}\u{ff12}\u{ff17}.0.0.1/",
+            "https:127.0.0.1/",
+            "https:\\\\127.0.0.1\\",
+            "https://example.org@127.0.0.1/",
+            "https://127.0.0.1#@example.org/",
+            "https://127.0.0.1\\@example.org/",
+            " https://127.0.0.1/",
+            "https://127.0\t.0.1/",
+            "https://12\n7.0.0.1/",
+            "https://[::ffff:7f00:1]:443/",
+            "https://255.255.255.255/",
+            "https://224.0.0.1/",
+            "gopher://example.org/",
+            "javascript:alert(1)",
+            "//example.org/",
             "https://0x7f.1/",
             "https://0177.0.0.1/",
             "https://017700000001/",
@@ -302,6 +350,20 @@ mod tests {
     }
 
     #[test]
+    fn one_host_is_one_however_it_is_written() {
+        for url in [
+            "https://hooks.example.org/a",
+            "https://HOOKS.example.org./b?c",
+            "https://hooks.example.org:443/",
+            "https://hooks\u{3002}example.org/",
+        ] {
+            assert_eq!(host(url), "hooks.example.org:443", "{url}");
+        }
+        assert_eq!(host("http://2130706433:81/"), "127.0.0.1:81");
+        assert_eq!(host("nothing"), "");
+    }
+
+    #[test]
     fn how_long_a_receiver_wants_to_be_left_alone() {
         let now = Timestamp::parse("2026-01-01T00:00:00Z").expect("a time");
         for (text, seconds) in [
@@ -323,27 +385,49 @@ mod tests {
             status,
             retry_after: None,
         };
-        assert_eq!(next(1, &answered(204), now), Next::Over(Status::Delivered));
-        assert_eq!(next(1, &answered(410), now), Next::Over(Status::Disabled));
+        assert_eq!(
+            next(1, &answered(204), now, 0.0),
+            Next::Over(Status::Delivered)
+        );
+        assert_eq!(
+            next(1, &answered(410), now, 0.0),
+            Next::Over(Status::Disabled)
+        );
         // A redirect is no delivery.
         for ended in [answered(302), answered(400), answered(503), Ended::Broken] {
             assert_eq!(
-                next(1, &ended, now),
+                next(1, &ended, now, 0.0),
                 Next::Again(Timestamp(1_005_000)),
                 "{ended:?}"
             );
-            assert_eq!(next(9, &ended, now), Next::Again(Timestamp(87_400_000)));
-            assert_eq!(next(10, &ended, now), Next::Over(Status::Failed));
+            assert_eq!(
+                next(9, &ended, now, 0.0),
+                Next::Again(Timestamp(87_400_000))
+            );
+            assert_eq!(next(10, &ended, now, 0.0), Next::Over(Status::Failed));
         }
         let asks = |secs| Ended::Answered {
             status: 429,
             retry_after: Some(Duration::from_secs(secs)),
         };
-        assert_eq!(next(1, &asks(60), now), Next::Again(Timestamp(1_060_000)));
-        assert_eq!(next(1, &asks(1), now), Next::Again(Timestamp(1_005_000)));
         assert_eq!(
-            next(1, &asks(u64::MAX), now),
+            next(1, &asks(60), now, 0.0),
+            Next::Again(Timestamp(1_060_000))
+        );
+        assert_eq!(
+            next(1, &asks(1), now, 0.0),
+            Next::Again(Timestamp(1_005_000))
+        );
+        assert_eq!(
+            next(1, &asks(u64::MAX), now, 0.0),
             Next::Again(Timestamp(87_400_000))
+        );
+        // Those that failed together are apart.
+        let late = next(1, &answered(503), now, 1.0);
+        assert_eq!(late, Next::Again(Timestamp(1_006_000)));
+        assert_eq!(
+            next(1, &asks(60), now, 1.0),
+            Next::Again(Timestamp(1_060_000))
         );
     }
 }

@@ -118,10 +118,25 @@ async fn run(node: &Node, pool: &Arc<Pool>, request: Request, execute: &Execute)
                 crate::run::refused_outcome(execute, &error, node.store.now()),
             );
         }
-        return;
+        return tell_owed(node, execute).await;
     }
     let reply = node.runner.attended(pool, execute).await;
     answer(request, &reply).await;
+    tell_owed(node, execute).await;
+}
+
+/// Says that somebody wants to be told of this end. Lost, the row is found a second later.
+async fn tell_owed(node: &Node, execute: &Execute) {
+    if execute.options.callback_url.is_none() {
+        return;
+    }
+    let owed = v1::CallbackOwed {
+        account: execute.account.to_string(),
+    };
+    let event = v1::event::Event::CallbackOwed(owed);
+    if let Err(error) = node.bus.tell(&execute.account, event).await {
+        tracing::debug!(error = ?error, "gateways were not told of an owed callback; they find its row");
+    }
 }
 
 async fn answer(request: Request, reply: &Reply) {
@@ -181,14 +196,18 @@ async fn work_off(node: &Node, pool: &Arc<Pool>, delivery: Delivery) {
             tokio::pin!(working);
             let mut alive = tokio::time::interval(ACK_WAIT / 3);
             alive.tick().await;
-            loop {
+            let verdict = loop {
                 tokio::select! {
                     verdict = &mut working => break verdict,
                     _ = alive.tick() => if let Err(error) = delivery.in_progress().await {
                         tracing::debug!(error = ?error, "a delivery could not be extended");
                     },
                 }
+            };
+            if verdict == Verdict::Done {
+                tell_owed(node, &execute).await;
             }
+            verdict
         }
         Err(error) => {
             tracing::error!(error = ?error, "a message of durable work cannot be read; it is a dead letter now");

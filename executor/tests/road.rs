@@ -233,6 +233,7 @@ impl World {
                 },
                 retry_explicit: false,
                 trace: true,
+                callback_url: None,
             },
             caller: Caller {
                 user_id: Some("u1".into()),

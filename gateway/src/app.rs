@@ -44,6 +44,8 @@ pub struct Shared {
     /// Says to those who only follow that we go.
     pub closing: CancellationToken,
     pub estimates: crate::estimate::Estimates,
+    /// An execution has ended whose caller is to be told.
+    pub owed: tokio::sync::Notify,
 }
 
 impl App {

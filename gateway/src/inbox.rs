@@ -38,7 +38,8 @@ fn heed(app: &App, told: Told) {
             Ok(account) => app.keys.forget_account(&account),
             Err(_) => app.keys.forget_all(),
         },
-        Told::InstanceChanged(_) | Told::Finished(_) | Told::Alive(_) => {}
+        Told::CallbackOwed(_) => app.owed.notify_one(),
+        Told::InstanceChanged(_) | Told::Finished(_) | Told::Alive(_) | Told::DeliveryDue(_) => {}
     }
 }
 

@@ -10,6 +10,7 @@ mod app;
 mod audit;
 mod body;
 mod cache;
+mod callbacks;
 mod config;
 mod door;
 mod edge;
@@ -115,6 +116,7 @@ pub async fn bind(config: Config, deps: Deps) -> Result<Gateway> {
         changes: TaskTracker::new(),
         closing: CancellationToken::new(),
         estimates: Default::default(),
+        owed: Default::default(),
         config,
     });
     Ok(Gateway {
@@ -163,6 +165,7 @@ impl Gateway {
         let behind = CancellationToken::new();
         rooms.spawn(inbox::hear(app.clone(), beats, behind.clone()));
         rooms.spawn(inbox::beat(app.clone(), behind.clone()));
+        rooms.spawn(callbacks::run(app.clone(), behind.clone()));
         let (keyed, noted) = (app.clone(), behind.clone());
         rooms.spawn(async move { keyed.keys.note_used(&keyed.store, noted).await });
         let (limited, swept) = (app.clone(), behind.clone());

@@ -3,7 +3,10 @@
 //! A line cannot be written without its access, and every line's handler runs behind [`door::guard`] with that access.
 
 use crate::{
-    api::{agents, alerts, dead_letters, deployments, executions, keys, metrics, sessions, system},
+    api::{
+        agents, alerts, callbacks, dead_letters, deployments, executions, keys, metrics, sessions,
+        system,
+    },
     app::App,
     door::{self, Gate},
     limits,
@@ -74,6 +77,7 @@ endpoints! {
     DELETE "/api/v1/agents/{agent_id}"                                   => agents::delete::delete, Key(&[P::AgentDelete]), Some("agent.delete");
     PUT    "/api/v1/agents/{agent_id}/versions/{version}"                => agents::update::update, Key(&[P::AgentUpdate]), Some("agent.update");
     POST   "/api/v1/agents/{agent_id}/rollback"                          => agents::rollback::rollback, Key(&[P::AgentUpdate]), Some("agent.rollback");
+    POST   "/api/v1/agents/{agent_id}/webhook-secret/rotate"             => agents::rotate_webhook_secret::rotate_webhook_secret, Key(&[P::AgentUpdate]), Some("webhook_secret.rotate");
     GET    "/api/v1/agents/{agent_id}/versions"                          => agents::versions::versions, Key(&[P::AgentMonitor]), None;
     GET    "/api/v1/agents/{agent_id}/limits"                            => agents::limits::limits, Key(&[P::AgentMonitor]), None;
     PUT    "/api/v1/agents/{agent_id}/limits"                            => agents::replace_limits::replace_limits, Key(&[P::AgentUpdate]), Some("agent_limits.replace");
@@ -93,11 +97,14 @@ endpoints! {
     GET    "/api/v1/agents/{agent_id}/executions/{execution_id}"         => executions::get::get, READ_EXECUTION, None;
     POST   "/api/v1/agents/{agent_id}/executions/{execution_id}/cancel"  => executions::cancel::cancel, Key(&[P::AgentExecute]), Some("execution.cancel");
     GET    "/api/v1/agents/{agent_id}/executions/{execution_id}/logs"    => executions::logs::logs, READ_EXECUTION, None;
+    GET    "/api/v1/agents/{agent_id}/callbacks"                         => callbacks::list::list, READ_EXECUTION, None;
+    POST   "/api/v1/agents/{agent_id}/callbacks/{callback_id}/redeliver" => callbacks::redeliver::redeliver, Key(&[P::AgentExecute]), Some("callback.redeliver");
     GET    "/api/v1/system/health"                                       => system::health::health, Key(&[P::SystemHealth]), None;
     GET    "/api/v1/alerts"                                              => alerts::list::list, Key(&[P::AgentMonitor]), None;
     POST   "/api/v1/alerts/{alert_id}/acknowledge"                       => alerts::acknowledge::acknowledge, Key(&[P::AgentMonitor]), Some("alert.acknowledge");
     GET    "/api/v1/alerts/policy"                                       => alerts::policy::policy, Key(&[P::AgentMonitor]), None;
     PUT    "/api/v1/alerts/policy"                                       => alerts::replace_policy::replace_policy, Key(&[P::AgentUpdate]), Some("alert_policy.replace");
+    DELETE "/api/v1/alerts/policy"                                       => alerts::delete_policy::delete_policy, Key(&[P::AgentUpdate]), Some("alert_policy.delete");
     POST   "/api/v1/keys"                                                => keys::create::create, Key(&[P::KeyManage]), Some("key.create");
     GET    "/api/v1/keys"                                                => keys::list::list, Key(&[P::KeyManage]), None;
     PATCH  "/api/v1/keys/{key_id}"                                       => keys::change::change, Key(&[P::KeyManage]), Some("key.change");

@@ -7,12 +7,13 @@ mod history;
 use crate::{Config, tail::Tail};
 use domain::{
     Result, Timestamp,
-    alert::{self, Alert, Policy, Rule, Seen, Step, Verdict},
+    alert::{self, Alert, MOST_MINUTES, Policy, Rule, Seen, Step, Verdict},
     id::{AccountId, AgentId, AlertId, DeliveryId},
 };
 use history::{History, Whose};
 use std::{
     collections::{BTreeSet, HashMap},
+    sync::Arc,
     time::Duration,
 };
 use store::{
@@ -21,7 +22,7 @@ use store::{
     deliveries::New,
     leases::Lease,
 };
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 
 /// Farther apart, the clock has jumped or nobody has looked.
 const JUMP: Duration = Duration::from_secs(30);
@@ -31,6 +32,7 @@ const BACK: Duration = Duration::from_secs(2 * 60 * 60);
 pub struct Watch {
     config: Config,
     store: Store,
+    due: Arc<Notify>,
     tail: Tail,
     history: History,
     next: Instant,
@@ -42,7 +44,17 @@ pub struct Watch {
 struct Known {
     policies: HashMap<(AccountId, Option<AgentId>), KeptPolicy>,
     standard: Policy,
-    disabled: HashMap<String, BTreeSet<String>>,
+}
+
+/// What one round judges: minutes that began before `to`, as if it were `at`.
+#[derive(Clone, Copy)]
+struct Look {
+    at: Timestamp,
+    to: Timestamp,
+    /// For how long somebody has looked.
+    steady: Duration,
+    /// Nobody looked then.
+    missed: bool,
 }
 
 impl Known {
@@ -58,10 +70,11 @@ impl Known {
 }
 
 impl Watch {
-    pub fn new(config: &Config, store: &Store) -> Self {
+    pub fn new(config: &Config, store: &Store, due: Arc<Notify>) -> Self {
         Self {
             config: config.clone(),
             store: store.clone(),
+            due,
             tail: Tail::new(store, config.most_rows),
             history: History::default(),
             next: Instant::now(),
@@ -81,15 +94,61 @@ impl Watch {
             return Ok(());
         }
         self.next = Instant::now() + self.config.judge_every;
-        let now = self.store.now();
-        let steady = self.steady_for(now);
-        if !self.history.refresh(&self.store, &self.tail, now).await? {
+        let known = self.known().await?;
+        if !self.catch_up(lease, &known).await? {
             return Ok(());
         }
-        let mut known = self.known().await?;
+        let now = self.store.now();
+        let look = Look {
+            at: now,
+            to: Timestamp(i64::MAX),
+            steady: self.steady_for(now),
+            missed: false,
+        };
+        if self.round(lease, &known, look).await? {
+            self.store.alerts_are_judged(lease, now).await?;
+        }
+        Ok(())
+    }
+
+    /// Judges the minutes that no monitor has judged, as if each were now. `false`: somebody else does.
+    async fn catch_up(&mut self, lease: &Lease, known: &Known) -> Result<bool> {
+        let now = self.store.now();
+        let Some(judged) = self.store.alerts_judged().await? else {
+            return Ok(true);
+        };
+        let back = alert::minutes(MOST_MINUTES) + Duration::from_secs(120);
+        let since = Timestamp(judged.0.saturating_sub(millis(back)));
+        let first = self.store.first_end_since(since).await?;
+        let missed = alert::missed(judged, first.unwrap_or(now), now);
+        if missed.len() > 1 {
+            let minutes = missed.len();
+            tracing::info!(minutes, since = %judged, "minutes that nobody has judged are judged now");
+        }
+        for at in missed {
+            let look = Look {
+                at,
+                to: at,
+                steady: at.since(judged),
+                missed: true,
+            };
+            if !self.round(lease, known, look).await? {
+                return Ok(false);
+            }
+            self.store.alerts_are_judged(lease, at).await?;
+        }
+        Ok(true)
+    }
+
+    /// `false`: the roller wrote meanwhile.
+    async fn round(&mut self, lease: &Lease, known: &Known, look: Look) -> Result<bool> {
+        let (rows, now) = ((&self.store, &self.tail), self.store.now());
+        if !self.history.refresh(rows, look.at, now).await? {
+            return Ok(false);
+        }
         let at_work = self
             .store
-            .alerts_at_work(Timestamp(now.0 - millis(BACK)))
+            .alerts_at_work(Timestamp(look.at.0 - millis(BACK)))
             .await?;
         let mut newest: HashMap<(Whose, Rule), Kept> = HashMap::new();
         // Oldest first: the newest stays.
@@ -102,11 +161,11 @@ impl Watch {
         for whose in all {
             for rule in Rule::ALL {
                 let before = newest.remove(&(whose.clone(), *rule));
-                self.judge(lease, &mut known, &whose, (*rule, before), (now, steady))
+                self.judge(lease, known, &whose, (*rule, before), look)
                     .await?;
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     async fn known(&self) -> Result<Known> {
@@ -116,7 +175,6 @@ impl Watch {
                 .map(|kept| ((kept.account.clone(), kept.agent_id.clone()), kept))
                 .collect(),
             standard: Policy::default(),
-            disabled: HashMap::new(),
         })
     }
 
@@ -137,14 +195,16 @@ impl Watch {
     async fn judge(
         &self,
         lease: &Lease,
-        known: &mut Known,
+        known: &Known,
         whose: &Whose,
         (rule, before): (Rule, Option<Kept>),
-        (now, steady): (Timestamp, Duration),
+        look: Look,
     ) -> Result<()> {
-        let limit = known.rules(whose).limit(rule);
+        let now = look.at;
+        let rules = known.rules(whose);
+        let limit = rules.limit(rule);
         let verdict = if limit.enabled {
-            let window = self.history.of(whose, alert::window(limit, now));
+            let window = self.history.of(whose, alert::window(limit, now), look.to);
             alert::judge(rule, limit, &window, now)
         } else {
             Verdict::Unknown
@@ -156,19 +216,22 @@ impl Watch {
             return Ok(());
         }
         let living = self.store.agent(&whose.0, &whose.1).await?;
+        // What was missed may be of one before.
+        let living = living.filter(|agent| agent.created_at <= now);
         let incarnation = living.map(|agent| agent.incarnation);
         // Of an agent that was deployed anew since, an alert that is over is none of this one's.
         let before = before.filter(|one| open || Some(&one.incarnation) == incarnation.as_ref());
         let same = before
             .as_ref()
             .is_none_or(|one| Some(&one.incarnation) == incarnation.as_ref());
+        let silent = look.missed.then(|| rules.missed());
         let step = alert::decide(
             &Seen {
                 alert: before.as_ref().map(|one| one.alert),
                 verdict,
-                policy: known.rules(whose),
+                policy: silent.as_ref().unwrap_or(rules),
                 watched: limit.enabled && same && incarnation.is_some(),
-                steady,
+                steady: look.steady,
             },
             now,
         );
@@ -203,61 +266,42 @@ impl Watch {
         };
         let mut messages = Vec::new();
         for level in levels {
-            messages.extend(self.messages(known, &after, (level, event), now).await?);
+            messages.extend(messages_of(known, &after, (level, event), now));
         }
         // Where somebody answered meanwhile, nothing is written: the next round sees it.
         if self.store.write_alert(lease, &after, &messages).await? && !event.is_empty() {
+            self.due.notify_one();
             tracing::info!(alert.id = %after.id, agent.id = %whose.1, rule = %rule, level = next.level, receivers = messages.len(), "{event}");
         }
         Ok(())
     }
+}
 
-    /// What a level's receivers are sent.
-    async fn messages(
-        &self,
-        known: &mut Known,
-        of: &Kept,
-        (level, event): (u8, &str),
-        now: Timestamp,
-    ) -> Result<Vec<New>> {
-        let whose = (of.account.clone(), of.agent_id.clone());
-        let Some(kept) = known.policy(&whose).cloned() else {
-            return Ok(Vec::new());
-        };
-        let Some(receivers) = kept.policy.levels.get(usize::from(level) - 1) else {
-            return Ok(Vec::new());
-        };
-        if !receivers.webhooks.is_empty() && !known.disabled.contains_key(&kept.id) {
-            let gone = self
-                .store
-                .disabled_receivers(&kept.account, kept.updated_at)
-                .await?;
-            known
-                .disabled
-                .insert(kept.id.clone(), gone.into_iter().collect());
-        }
-        let gone = known.disabled.get(&kept.id);
-        let body = body(of, level, event, now);
-        let told = receivers
-            .webhooks
-            .iter()
-            .filter(|url| gone.is_none_or(|gone| !gone.contains(*url)));
-        Ok(told
-            .map(|url| New {
-                id: DeliveryId::from_uuid(uuid::Uuid::now_v7()),
-                account: of.account.clone(),
-                subject: of.id.to_string(),
-                event: event.to_owned(),
-                level,
-                round: of.alert.returns,
-                url: url.clone(),
-                body: body.clone(),
-                secret: kept.secret.clone(),
-                sealed_for: kept.id.clone(),
-                created_at: now,
-            })
-            .collect())
-    }
+/// What a level's receivers are sent.
+fn messages_of(known: &Known, of: &Kept, (level, event): (u8, &str), now: Timestamp) -> Vec<New> {
+    let whose = (of.account.clone(), of.agent_id.clone());
+    let Some(kept) = known.policy(&whose) else {
+        return Vec::new();
+    };
+    let Some(receivers) = kept.policy.levels.get(usize::from(level) - 1) else {
+        return Vec::new();
+    };
+    let body = body(of, level, event, now);
+    let message = |url: &String| New {
+        id: DeliveryId::from_uuid(uuid::Uuid::now_v7()),
+        account: of.account.clone(),
+        subject: of.id.to_string(),
+        callback: None,
+        event: event.to_owned(),
+        level,
+        round: of.alert.returns,
+        url: url.clone(),
+        body: body.clone(),
+        secret: kept.secret.clone(),
+        sealed_for: kept.id.clone(),
+        created_at: now,
+    };
+    receivers.webhooks.iter().map(message).collect()
 }
 
 /// `type`, `timestamp` and `data`, as Standard Webhooks recommends.

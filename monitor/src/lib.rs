@@ -29,6 +29,7 @@ use proto::{
     peer::Peers,
     v1::monitor_server::{MonitorServer, SERVICE_NAME},
 };
+use std::sync::Arc;
 use store::Store;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -47,17 +48,20 @@ pub struct Monitor {
     deps: Deps,
     door: Door,
     meter: Meter,
+    events: bus::Events,
 }
 
 /// Fails fast where the rows cannot be read.
 pub async fn bind(config: Config, deps: Deps) -> Result<Monitor> {
     deps.store.ping().await?;
     let door = deps.peers.open("monitor").await?;
+    let events = deps.bus.subscribe(&bus::typed::events()).await?;
     Ok(Monitor {
         config,
         deps,
         door,
         meter: Meter::default(),
+        events,
     })
 }
 
@@ -81,10 +85,12 @@ impl Monitor {
         let names = [SERVICE_NAME];
         let served = self.door.serve(Routes::new(service), &names, stop.clone());
         let store = &self.deps.store;
+        let due = Arc::<tokio::sync::Notify>::default();
+        let heard = (self.events, due.clone());
         let (served, (), (), ()) = tokio::join!(
             served,
-            rounds::run(&self.config, store, &stop),
-            send::run(&self.config, store, &stop),
+            rounds::run(&self.config, store, due, &stop),
+            send::run(&self.config, store, heard, &stop),
             eyes.run(store, &stop)
         );
         served

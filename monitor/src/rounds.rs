@@ -2,13 +2,16 @@
 
 use crate::{Config, alerts::Watch, retain::Retention, roll::Roller};
 use domain::Result;
+use std::sync::Arc;
 use store::Store;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-pub async fn run(config: &Config, store: &Store, stop: &CancellationToken) {
+/// `due` is told where there is a webhook to send.
+pub async fn run(config: &Config, store: &Store, due: Arc<Notify>, stop: &CancellationToken) {
     let mut roller = Roller::new(config, store);
     let mut retention = Retention::new(config);
-    let mut watch = Watch::new(config, store);
+    let mut watch = Watch::new(config, store, due);
     let mut tick = tokio::time::interval(config.roll_every);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {

@@ -1,287 +1,186 @@
 //! Sends webhooks that are due, signed, and keeps every attempt. Any monitor may: whoever takes a delivery makes its attempt.
 //!
-//! The address that is checked is the one that is connected; nobody is followed elsewhere, and no answer is read.
+//! Accounts have their turns, and within each its receivers: a slow one, or many, hold up nobody else.
+
+mod attempt;
 
 use crate::Config;
-use domain::{
-    Result, Timestamp,
-    webhook::{self, Ended, Next, Openness, Status},
-};
-use reqwest::{Client, Url, header, redirect};
-use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
+use bus::{Event, Events, typed};
+use domain::{Result, id::AccountId};
+use proto::v1::event::Event as Told;
+use std::{collections::HashMap, sync::Arc, time::Duration};
 use store::{
-    Place, Store,
-    deliveries::{Attempt, Delivery},
+    Store,
+    deliveries::{Due, Shares},
 };
-use tokio::{task::JoinSet, time::Instant};
+use tokio::{
+    sync::Notify,
+    task::{Id, JoinSet},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
+/// Between two looks at the rows where nobody says anything.
 const EVERY: Duration = Duration::from_secs(1);
-const CONNECTED_WITHIN: Duration = Duration::from_secs(5);
-/// From the name's resolution to the answer's head.
-const ANSWERED_WITHIN: Duration = Duration::from_secs(15);
+/// Between two looks at the least.
+const APART: Duration = Duration::from_millis(20);
 /// Whoever took a delivery and said nothing for so long is gone.
 const GONE_AFTER: Duration = Duration::from_secs(60);
-/// Deliveries that are on their way at a time, and of those the ones to the same receiver.
-const MOST: usize = 32;
-const MOST_TO_ONE: usize = 4;
+/// Deliveries that are on their way at a time, of those the ones of an account, and of those the ones to the same host.
+const MOST: usize = 128;
+const MOST_OF_ACCOUNT: usize = 32;
+const MOST_TO_HOST: usize = 4;
 /// Looked at, for those among them whose receiver is not busy.
-const LOOKED_AT: u32 = 500;
+const LOOK: Shares = Shares {
+    of_account: 2 * MOST_OF_ACCOUNT as u32,
+    of_host: 2 * MOST_TO_HOST as u32,
+    all: 4 * MOST as u32,
+};
 /// What is on its way when we leave may take so long; then it is sent again by whoever is next.
 const LEFT_WITHIN: Duration = Duration::from_secs(3);
 
-pub async fn run(config: &Config, store: &Store, stop: &CancellationToken) {
-    let mut tasks: JoinSet<String> = JoinSet::new();
-    let mut busy: HashMap<String, usize> = HashMap::new();
-    let mut tick = tokio::time::interval(EVERY);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+/// What is on its way, and to whom.
+#[derive(Default)]
+struct Sending {
+    tasks: JoinSet<()>,
+    to: HashMap<Id, (AccountId, String)>,
+}
+
+impl Sending {
+    fn has_room(&self, one: &Due) -> bool {
+        let of_account = self
+            .to
+            .values()
+            .filter(|(account, _)| *account == one.account);
+        let to_host = of_account.clone().filter(|(_, host)| *host == one.host);
+        self.tasks.len() < MOST
+            && of_account.count() < MOST_OF_ACCOUNT
+            && to_host.count() < MOST_TO_HOST
+    }
+}
+
+/// `nudge` is what this monitor says to itself, `events` what others say.
+pub async fn run(
+    config: &Config,
+    store: &Store,
+    (mut events, nudge): (Events, Arc<Notify>),
+    stop: &CancellationToken,
+) {
+    let mut sending = Sending::default();
+    let (mut looked, mut look_at) = (Instant::now(), Instant::now());
+    // Something is due that had no room.
+    let (mut waiting, mut hears) = (false, true);
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
-            Some(done) = tasks.join_next(), if !tasks.is_empty() => {
-                match done {
-                    Ok(url) => {
-                        if let Some(count) = busy.get_mut(&url) {
-                            *count -= 1;
-                        }
-                        busy.retain(|_, count| *count > 0);
+            Some(done) = sending.tasks.join_next_with_id(), if !sending.tasks.is_empty() => {
+                let id = match done {
+                    Ok((id, ())) => id,
+                    Err(error) => {
+                        tracing::error!(error = ?error, "an attempt ran into a fault of ours; it is made again");
+                        error.id()
                     }
-                    Err(error) => tracing::error!(error = ?error, "an attempt ran into a fault of ours; it is made again"),
+                };
+                sending.to.remove(&id);
+                if waiting {
+                    look_at = look_at.min(looked + APART);
                 }
                 continue;
             }
-            _ = tick.tick() => {}
+            event = events.next(), if hears => {
+                hears = event.is_some();
+                if event.is_some_and(is_due) {
+                    look_at = look_at.min(looked + APART);
+                }
+                continue;
+            }
+            () = nudge.notified() => {
+                look_at = look_at.min(looked + APART);
+                continue;
+            }
+            () = tokio::time::sleep_until(look_at) => {}
         }
-        if let Err(error) = begin(config, store, &mut tasks, &mut busy).await {
-            tracing::warn!(error = ?error, "webhooks could not be sent; it is tried again");
+        looked = Instant::now();
+        look_at = looked + EVERY;
+        match begin(config, store, &mut sending).await {
+            Ok(more) => waiting = more,
+            Err(error) => {
+                tracing::warn!(error = ?error, "webhooks could not be sent; it is tried again");
+            }
         }
     }
-    let rest = async { while tasks.join_next().await.is_some() {} };
+    let rest = async { while sending.tasks.join_next().await.is_some() {} };
     tokio::time::timeout(LEFT_WITHIN, rest).await.ok();
 }
 
-/// Takes what is due, as far as there is room.
-async fn begin(
-    config: &Config,
-    store: &Store,
-    tasks: &mut JoinSet<String>,
-    busy: &mut HashMap<String, usize>,
-) -> Result<()> {
-    if tasks.is_empty() {
-        busy.clear();
-    }
-    for one in store.due_deliveries(store.now(), LOOKED_AT).await? {
-        if tasks.len() >= MOST {
-            break;
+fn is_due(event: Event) -> bool {
+    match event {
+        Event::Lagged(_) => true,
+        Event::Message(message) => {
+            matches!(typed::event(message), Ok(Some(Told::DeliveryDue(_))))
         }
-        let count = busy.entry(one.url.clone()).or_default();
-        if *count >= MOST_TO_ONE || !store.take_delivery(&one, store.now() + GONE_AFTER).await? {
+    }
+}
+
+/// Takes what is due, as far as there is room. `true`: there is more.
+async fn begin(config: &Config, store: &Store, sending: &mut Sending) -> Result<bool> {
+    let due = store.due_deliveries(store.now(), LOOK).await?;
+    let mut more = due.len() >= LOOK.all as usize;
+    for one in due {
+        if !sending.has_room(&one) {
+            more = true;
             continue;
         }
-        *count += 1;
+        let again_at = store.now() + GONE_AFTER;
+        let Some(taken) = store.take_delivery(&one, again_at).await? else {
+            continue;
+        };
         let (store, openness) = (store.clone(), config.webhooks.clone());
-        tasks.spawn(async move {
-            if let Err(error) = attempt(&store, &openness, &one).await {
-                tracing::warn!(delivery.id = %one.id, error = ?error, "an attempt could not be kept; it is made again");
+        let task = sending.tasks.spawn(async move {
+            if let Err(error) = attempt::make(&store, &openness, &taken).await {
+                tracing::warn!(delivery.id = %taken.id, error = ?error, "an attempt could not be kept; it is made again");
             }
-            one.url
         });
+        sending.to.insert(task.id(), (one.account, one.host));
     }
-    Ok(())
-}
-
-async fn attempt(store: &Store, openness: &Openness, one: &Delivery) -> Result<()> {
-    let (begun, at) = (Instant::now(), store.now());
-    let sent = async {
-        // What cannot be opened now may be, once the right master key is back.
-        let secret = store.unseal(
-            &Place::alert_policy(&one.account, &one.sealed_for),
-            &one.secret,
-        );
-        let secret = secret.map_err(|error| error.message)?;
-        send(openness, one, &String::from_utf8_lossy(&secret), at).await
-    };
-    let sent = tokio::time::timeout(ANSWERED_WITHIN, sent);
-    let (ended, error) = match sent.await {
-        Ok(Ok((status, retry_after))) => (
-            Ended::Answered {
-                status,
-                retry_after,
-            },
-            None,
-        ),
-        Ok(Err(why)) => (Ended::Broken, Some(why)),
-        Err(_) => {
-            let why = format!("no answer within {} s", ANSWERED_WITHIN.as_secs());
-            (Ended::Broken, Some(why))
-        }
-    };
-    let made = Attempt {
-        attempt: one.attempts + 1,
-        at,
-        duration_ms: u32::try_from(begun.elapsed().as_millis()).unwrap_or(u32::MAX),
-        status: match ended {
-            Ended::Answered { status, .. } => Some(status),
-            Ended::Broken => None,
-        },
-        error,
-    };
-    let (status, due_at) = match webhook::next(made.attempt, &ended, store.now()) {
-        Next::Over(status) => (status, None),
-        Next::Again(at) => (Status::Pending, Some(at)),
-    };
-    if status != Status::Delivered {
-        tracing::info!(delivery.id = %one.id, attempt = made.attempt, answer = made.status, reason = made.error, status = %status, "a webhook was not taken");
-    }
-    store.attempted(one, &made, status, due_at).await?;
-    Ok(())
-}
-
-/// The answer's status, and for how long the receiver wants to be left alone.
-async fn send(
-    openness: &Openness,
-    one: &Delivery,
-    secret: &str,
-    at: Timestamp,
-) -> Result<(u16, Option<Duration>), String> {
-    let url = webhook::target(&one.url, openness)?;
-    let client = client(&url, &addresses(&url, openness).await?)?;
-    let signature = webhook::signature(&[secret], one.id.as_str(), at, &one.body)?;
-    let answer = client
-        .post(url)
-        .header(header::CONTENT_TYPE, "application/json")
-        .header("webhook-id", one.id.as_str())
-        .header("webhook-timestamp", at.0.div_euclid(1000))
-        .header("webhook-signature", signature)
-        .body(one.body.clone())
-        .send()
-        .await
-        .map_err(|error| reason(&error))?;
-    let asked = answer.headers().get(header::RETRY_AFTER);
-    let asked = asked.and_then(|text| webhook::retry_after(text.to_str().ok()?, at));
-    Ok((answer.status().as_u16(), asked))
-}
-
-/// Those of the host's addresses that may be connected.
-async fn addresses(url: &Url, openness: &Openness) -> Result<Vec<SocketAddr>, String> {
-    let found: Vec<SocketAddr> = match url.domain() {
-        // Literals need nobody to resolve them.
-        None => url
-            .socket_addrs(|| None)
-            .map_err(|_| "the address cannot be read".to_owned())?,
-        Some(name) => {
-            let port = url.port_or_known_default().unwrap_or(443);
-            let found = tokio::net::lookup_host((name, port)).await;
-            found
-                .map_err(|_| format!("{name} cannot be resolved"))?
-                .collect()
-        }
-    };
-    let mut why = "the host has no address".to_owned();
-    let mut allowed = Vec::new();
-    for address in found {
-        match openness.allows(url, address) {
-            Ok(()) => allowed.push(address),
-            Err(refused) => why = refused,
-        }
-    }
-    if allowed.is_empty() {
-        Err(why)
-    } else {
-        Ok(allowed)
-    }
-}
-
-/// Of one attempt: it knows the host by these addresses alone.
-fn client(url: &Url, addresses: &[SocketAddr]) -> Result<Client, String> {
-    let mut builder = Client::builder()
-        .redirect(redirect::Policy::none())
-        .no_proxy()
-        .connect_timeout(CONNECTED_WITHIN)
-        .timeout(ANSWERED_WITHIN)
-        .pool_max_idle_per_host(0)
-        .referer(false)
-        .user_agent(concat!("phalanx/", env!("CARGO_PKG_VERSION")))
-        .dns_resolver(Arc::new(Nobody));
-    if let Some(name) = url.domain() {
-        builder = builder.resolve_to_addrs(name, addresses);
-    }
-    builder.build().map_err(|error| reason(&error))
-}
-
-/// Resolves nothing: whatever was not checked is not connected.
-struct Nobody;
-
-impl reqwest::dns::Resolve for Nobody {
-    fn resolve(&self, _: reqwest::dns::Name) -> reqwest::dns::Resolving {
-        Box::pin(async { Err("this name was not checked".into()) })
-    }
-}
-
-/// The innermost reason, without the URL: it may hold a word that only its receiver knows.
-fn reason(error: &reqwest::Error) -> String {
-    let mut inner: &dyn std::error::Error = error;
-    while let Some(source) = inner.source() {
-        inner = source;
-    }
-    let what = if error.is_timeout() {
-        "no answer in time"
-    } else if error.is_connect() {
-        "no connection"
-    } else {
-        "the request broke"
-    };
-    let words: String = inner.to_string().chars().take(200).collect();
-    if words.contains("://") {
-        what.to_owned()
-    } else {
-        format!("{what}: {words}")
-    }
+    Ok(more)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::{io::AsyncReadExt, net::TcpListener};
+    use domain::id::DeliveryId;
 
-    fn url(text: &str) -> Url {
-        Url::parse(text).expect("a URL")
+    fn due(account: &str, host: &str) -> Due {
+        Due {
+            id: DeliveryId::from_uuid(uuid::Uuid::now_v7()),
+            account: account.parse().expect("an account"),
+            host: host.to_owned(),
+            attempts: 0,
+        }
     }
 
     #[tokio::test]
-    async fn a_name_is_refused_for_what_it_resolves_to() {
-        let here = url("https://localhost:8443/");
-        let refused = addresses(&here, &Openness::default()).await;
-        let why = refused.expect_err("loopback");
-        assert!(why.contains("not a public address"), "{why}");
-        let opened = ["127.0.0.0/8:*", "[::1]:*"].map(|rule| rule.parse().expect("a rule"));
-        let opened = Openness {
-            private: opened.into(),
+    async fn nobody_takes_the_room_of_another() {
+        let mut sending = Sending::default();
+        let mut fill = |one: Due| {
+            let room = sending.has_room(&one);
+            if room {
+                let task = sending.tasks.spawn(std::future::pending());
+                sending.to.insert(task.id(), (one.account, one.host));
+            }
+            room
         };
-        let found = addresses(&here, &opened).await.expect("opened");
-        assert!(found.iter().all(|one| one.ip().is_loopback()), "{found:?}");
-    }
-
-    #[tokio::test]
-    async fn the_address_that_was_checked_is_connected_and_no_other() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("an address");
-        // Nobody else knows this name.
-        let checked = url(&format!("http://checked.invalid:{}/", address.port()));
-        let client = client(&checked, &[address]).expect("a client");
-        let other = client.post(url("http://localhost/")).send().await;
-        let why = reason(&other.expect_err("it was not checked"));
-        assert!(why.contains("this name was not checked"), "{why}");
-        let answered = async {
-            let (mut stream, _) = listener.accept().await.expect("a connection");
-            let mut first = [0; 4];
-            stream.read_exact(&mut first).await.expect("a request");
-            first
-        };
-        let sent = client.post(checked).send();
-        let within = Duration::from_secs(60);
-        let both = async { tokio::join!(answered, sent).0 };
-        let first = tokio::time::timeout(within, both).await;
-        assert_eq!(&first.expect("in time"), b"POST");
+        for _ in 0..MOST_TO_HOST {
+            assert!(fill(due("a", "slow:443")));
+        }
+        assert!(!fill(due("a", "slow:443")), "the host is busy");
+        assert!(fill(due("b", "slow:443")), "not for another account");
+        let mut of_a = MOST_TO_HOST;
+        for host in 0..1000 {
+            of_a += usize::from(fill(due("a", &format!("h{host}:443"))));
+        }
+        assert_eq!(of_a, MOST_OF_ACCOUNT);
+        assert!(fill(due("b", "good:443")));
     }
 }

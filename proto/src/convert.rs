@@ -350,6 +350,7 @@ mod tests {
                 retry: domain::retry::Policy::default(),
                 retry_explicit: true,
                 trace: true,
+                callback_url: Some("https://hooks.example.org/".to_owned()),
             },
             caller: Caller {
                 user_id: Some("u".into()),

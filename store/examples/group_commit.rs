@@ -79,6 +79,7 @@ async fn run(store: &Store, id: &str) -> domain::Result<()> {
             retry: domain::retry::Policy::default(),
             retry_explicit: false,
             trace: true,
+            callback_url: None,
         },
         input: json("{\"text\":\"hello\"}"),
         accepted_at: Timestamp(1_700_000_000_000),

@@ -71,6 +71,8 @@ type PolicyRow = (String, String, String, String, Vec<u8>, i64, String);
 const COLUMNS: &str = "SELECT id, account, agent_id, incarnation, rule, acknowledged_at, acknowledged_by, acknowledged_note, alert, rev FROM alerts";
 const POLICY: &str =
     "SELECT account, agent_id, id, policy, secret, updated_at, updated_by FROM alert_policies";
+/// The one row of `alert_position`.
+const JUDGED: &str = "minutes";
 /// Alerts that one round looks at.
 const MOST: i64 = 50_000;
 
@@ -190,9 +192,7 @@ impl Store {
                 return Ok(false);
             }
             for new in deliveries {
-                sqlx::query(deliveries::INSERT).bind(new.id.as_str()).bind(new.account.as_str()).bind(&new.subject).bind(&new.event)
-                    .bind(i64::from(new.level)).bind(i64::from(new.round)).bind(&new.url).bind(&new.body).bind(&new.secret).bind(&new.sealed_for)
-                    .bind(new.created_at.0).execute(&mut *transaction).await?;
+                deliveries::keep::insert!(transaction, new);
             }
             transaction.commit().await?;
             Ok(true)
@@ -268,7 +268,7 @@ impl Store {
         rows.into_iter().map(kept_policy).collect()
     }
 
-    /// Inserts it, or replaces all of it but its secret. `true`: it is new, and so is the secret.
+    /// Inserts it, or replaces all of it but its secret; its receivers may have come back. `true`: it is new, and so is the secret.
     pub async fn keep_alert_policy(&self, one: &KeptPolicy) -> Result<bool> {
         let sql = "INSERT INTO alert_policies (account, agent_id, id, policy, secret, updated_at, updated_by) VALUES ($1, $2, $3, $4, $5, $6, $7) \
              ON CONFLICT (account, agent_id) DO UPDATE SET policy = excluded.policy, updated_at = excluded.updated_at, updated_by = excluded.updated_by \
@@ -277,10 +277,51 @@ impl Store {
             one.agent_id.as_ref().map_or("", AgentId::as_str),
             json(&one.policy)?,
         );
-        let (id,): (String,) = write!(self, pool => sqlx::query_as(sql).bind(one.account.as_str()).bind(agent).bind(&one.id).bind(&policy)
-            .bind(&one.secret).bind(one.updated_at.0).bind(&one.updated_by).fetch_one(pool).await)
+        let kept: Result<String, sqlx::Error> = write!(self, pool => async {
+            let mut transaction = pool.begin().await?;
+            let (id,): (String,) = sqlx::query_as(sql).bind(one.account.as_str()).bind(agent).bind(&one.id).bind(&policy)
+                .bind(&one.secret).bind(one.updated_at.0).bind(&one.updated_by).fetch_one(&mut *transaction).await?;
+            sqlx::query("DELETE FROM gone_receivers WHERE account = $1 AND owner = $2").bind(one.account.as_str()).bind(&id)
+                .execute(&mut *transaction).await?;
+            transaction.commit().await?;
+            Ok(id)
+        }.await);
+        Ok(kept.map_err(failed)? == one.id)
+    }
+
+    /// An agent's own policy goes; from then on it is judged by its account's. `false`: it has none.
+    pub async fn delete_alert_policy(&self, account: &AccountId, agent: &AgentId) -> Result<bool> {
+        let gone = "DELETE FROM gone_receivers WHERE account = $1 AND owner IN (SELECT id FROM alert_policies WHERE account = $1 AND agent_id = $2)";
+        let policy = "DELETE FROM alert_policies WHERE account = $1 AND agent_id = $2";
+        let done: Result<bool, sqlx::Error> = write!(self, pool => async {
+            let mut transaction = pool.begin().await?;
+            sqlx::query(gone).bind(account.as_str()).bind(agent.as_str()).execute(&mut *transaction).await?;
+            let rows = sqlx::query(policy).bind(account.as_str()).bind(agent.as_str()).execute(&mut *transaction).await?.rows_affected();
+            transaction.commit().await?;
+            Ok(rows == 1)
+        }.await);
+        done.map_err(failed)
+    }
+
+    /// Up to when minutes have been judged, if any were.
+    pub async fn alerts_judged(&self) -> Result<Option<Timestamp>> {
+        let sql = "SELECT at FROM alert_position WHERE name = $1";
+        let row: Option<(i64,)> =
+            read!(self, pool => sqlx::query_as(sql).bind(JUDGED).fetch_optional(pool).await)
+                .map_err(failed)?;
+        Ok(row.map(|(at,)| Timestamp(at)))
+    }
+
+    /// Minutes are judged up to then; a clock that was set back is believed. `false`: the lease is not held any longer.
+    pub async fn alerts_are_judged(&self, lease: &Lease, at: Timestamp) -> Result<bool> {
+        let sql = sqlx::AssertSqlSafe(format!(
+            "INSERT INTO alert_position (name, at) SELECT $1, CAST($2 AS BIGINT) WHERE EXISTS ({}) ON CONFLICT (name) DO UPDATE SET at = excluded.at",
+            self.held_sql(["$3", "$4", "$5"])
+        ));
+        let rows = write!(self, pool => sqlx::query(sql).bind(JUDGED).bind(at.0).bind(&lease.name).bind(&lease.holder).bind(lease.epoch)
+            .execute(pool).await.map(|done| done.rows_affected()))
         .map_err(failed)?;
-        Ok(id == one.id)
+        Ok(rows == 1)
     }
 
     /// Deletes at most `limit` that were over before `before`: how many went.

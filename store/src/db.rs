@@ -271,6 +271,17 @@ pub(crate) fn migrator() -> Migrator {
             "figures",
             include_str!("../migrations/0010_figures.sql"),
         ),
+        (
+            11,
+            "callbacks",
+            include_str!("../migrations/0011_callbacks.sql"),
+        ),
+        (
+            12,
+            "webhook_secrets",
+            include_str!("../migrations/0012_webhook_secrets.sql"),
+        ),
+        (13, "judged", include_str!("../migrations/0013_judged.sql")),
         (14, "listed", include_str!("../migrations/0014_listed.sql")),
         (
             15,

@@ -40,6 +40,7 @@ fn new(n: usize) -> New {
             retry: domain::retry::Policy::default(),
             retry_explicit: false,
             trace: true,
+            callback_url: None,
         },
         input: RawValue::from_string("{}".into()).expect("JSON"),
         accepted_at: Timestamp(n as i64),

@@ -42,7 +42,7 @@ impl Sealed {
 }
 
 /// Every column of them; a test compares it with the migrations.
-const SEALED: [Sealed; 5] = [
+const SEALED: [Sealed; 6] = [
     Sealed {
         account: "''",
         ..Sealed::own("peppers", "sealed", "id", "peppers.sealed")
@@ -51,6 +51,13 @@ const SEALED: [Sealed; 5] = [
     Sealed::own(
         "agents",
         "webhook_secret",
+        "incarnation",
+        "agents.webhook_secret",
+    ),
+    // After the column that a rotation copies it from.
+    Sealed::own(
+        "agents",
+        "webhook_secret_before",
         "incarnation",
         "agents.webhook_secret",
     ),

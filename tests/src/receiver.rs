@@ -73,7 +73,7 @@ impl Receiver {
         format!("http://{}{path}", self.address)
     }
 
-    /// Status lines and headers, as `503 Busy\r\nretry-after: 1`; 204 where nothing was said.
+    /// Status lines and headers, as `503 Busy\r\nretry-after: 1`, or `never`; 204 where nothing was said.
     pub fn answers(&self, path: &str, answers: &[&str]) {
         let answers = answers.iter().map(|one| (*one).to_owned()).collect();
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
@@ -83,6 +83,26 @@ impl Receiver {
     pub fn messages(&self) -> Vec<Message> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.messages.clone()
+    }
+
+    /// Of a path.
+    pub fn at(&self, path: &str) -> Vec<Message> {
+        let mut all = self.messages();
+        all.retain(|one| one.path == path);
+        all
+    }
+
+    /// Those of a path, once there are so many.
+    pub async fn arrived(&self, path: &str, count: usize) -> Vec<Message> {
+        let what = format!("{count} messages at {path}");
+        wait::until(&what, SENT_WITHIN, || async {
+            let found = self.at(path);
+            if found.len() < count {
+                return Err(format!("{found:#?}"));
+            }
+            Ok(found)
+        })
+        .await
     }
 
     /// Of a path and event.
@@ -156,6 +176,9 @@ async fn answer(mut stream: TcpStream, kept: Arc<Mutex<Kept>>) {
         kept.messages.push(message);
         words
     };
+    if words == "never" {
+        return std::future::pending().await;
+    }
     let text = format!("HTTP/1.1 {words}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
     stream.write_all(text.as_bytes()).await.ok();
 }

@@ -48,6 +48,7 @@ fn execute() -> Execute {
             retry: domain::retry::Policy::default(),
             retry_explicit: false,
             trace: true,
+            callback_url: None,
         },
         caller: Caller {
             traceparent: Some(CALLER),

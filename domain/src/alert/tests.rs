@@ -299,3 +299,98 @@ fn the_window_begins_with_a_whole_minute() {
         assert_eq!(window(limit, now), at(first), "{minutes} {second}");
     }
 }
+
+#[test]
+fn what_was_missed_is_judged_by_its_minutes() {
+    let (away, now) = (at(100), Timestamp(at(105).0 + 7));
+    let of = |judged, first| missed(judged, first, now);
+    assert_eq!(
+        of(away, at(0)),
+        [at(101), at(102), at(103), at(104), at(105)]
+    );
+    // Nothing ended before: nothing is judged before.
+    assert_eq!(of(away, Timestamp(at(103).0 + 1)), [at(104), at(105)]);
+    assert_eq!(of(Timestamp(now.0 - 29_999), at(0)).len(), 0);
+    assert_eq!(of(Timestamp(now.0 + 60_000), at(0)).len(), 0);
+    // Of a week, the last six hours.
+    let week = missed(at(0), at(0), at(7 * 24 * 60));
+    assert_eq!(
+        (week.len(), week.first()),
+        (360, Some(&at(7 * 24 * 60 - 359)))
+    );
+}
+
+/// One verdict a minute. Nobody looks in `away`; then its minutes are judged as missed, and from then on everything as ever.
+fn with_a_gap(verdicts: &str, away: std::ops::Range<i64>) -> Vec<(Alert, Vec<String>)> {
+    let policy = Policy::default();
+    let silent = policy.missed();
+    let mut alerts: Vec<(Alert, Vec<String>)> = Vec::new();
+    for (word, minute) in verdicts.chars().zip(1..) {
+        let is_missed = away.contains(&minute);
+        let seen = Seen {
+            alert: alerts.last().map(|(alert, _)| *alert),
+            verdict: verdict(word),
+            policy: if is_missed { &silent } else { &policy },
+            watched: true,
+            steady: STEADY,
+        };
+        // Who is back goes on from when it is.
+        let step = decide(&seen, at(minute));
+        match step {
+            Step::Nothing => {}
+            Step::Open(next) => alerts.push((next, Vec::new())),
+            Step::Change(next) | Step::Escalate(next) | Step::Resolve(next) => {
+                let (alert, told) = alerts.last_mut().expect("there is one");
+                *alert = next;
+                match step {
+                    Step::Escalate(_) => told.push(format!("{minute} level {}", next.level)),
+                    Step::Resolve(_) if next.level > 0 => told.push(format!("{minute} resolved")),
+                    _ => {}
+                }
+            }
+        }
+    }
+    alerts
+}
+
+#[test]
+fn a_monitor_that_was_away_finds_what_came_and_went() {
+    let cases = [
+        // Began and ended meanwhile.
+        ("gggbbbbbbgggggggggg", 4..17),
+        // Began before, ended meanwhile.
+        ("gbbbbbbbbbgggggggggggg", 9..20),
+        // Began meanwhile, goes on for long.
+        (
+            "gggbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb",
+            2..45,
+        ),
+        // Twice, far apart.
+        ("gbbggggggggggggggggggggggbbggggggggg", 2..35),
+    ];
+    for (verdicts, away) in cases.clone() {
+        let (seen, missed) = (
+            with_a_gap(verdicts, 0..0),
+            with_a_gap(verdicts, away.clone()),
+        );
+        let times = |all: &[(Alert, Vec<String>)]| -> Vec<_> {
+            all.iter()
+                .map(|(one, _)| (one.opened_at, one.resolved_at, one.returns))
+                .collect()
+        };
+        assert_eq!(times(&seen), times(&missed), "{verdicts}");
+        for (alert, told) in &missed {
+            let over_before = alert.resolved_at.is_some_and(|end| end < at(away.end));
+            let late: Vec<&String> = told.iter().filter(|word| word.contains("level")).collect();
+            if over_before && alert.opened_at >= at(away.start) {
+                assert!(
+                    late.is_empty(),
+                    "{verdicts}: nobody is told of what is over: {told:?}"
+                );
+            }
+        }
+    }
+    // No storm: what is due is told one level a minute.
+    let (_, told) = with_a_gap(cases[2].0, cases[2].1.clone()).remove(0);
+    assert_eq!(told, ["45 level 1", "46 level 2", "47 level 3"]);
+}

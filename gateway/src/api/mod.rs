@@ -2,6 +2,7 @@
 
 pub mod agents;
 pub mod alerts;
+pub mod callbacks;
 pub mod dead_letters;
 pub mod deployments;
 pub mod executions;

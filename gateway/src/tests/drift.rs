@@ -108,8 +108,9 @@ fn update() {
 fn execute() {
     let objects = documented("ExecuteRequest");
     let sent = probe(&objects).to_string();
-    let error =
-        api::executions::request::read(sent.as_bytes(), &somebody()).expect_err("unknown members");
+    let open = domain::webhook::Openness::default();
+    let error = api::executions::request::read(sent.as_bytes(), &somebody(), &open)
+        .expect_err("unknown members");
     assert_eq!(objects, read(&error));
     assert_eq!(objects.len(), 6);
 }

@@ -404,22 +404,31 @@ async fn a_backlog_has_an_end() {
 }
 
 #[tokio::test]
-async fn callbacks_are_not_promised() {
+async fn a_callback_is_owed_from_the_acceptance_on() {
     let world = World::new().await;
     world.serving("mine").await;
-    for url in ["https://example.com/hook", "nonsense"] {
-        let answer = world
-            .post(
-                EXECUTE,
-                &json!({"execution_options": {"async": true, "callback_url": url}}),
-            )
-            .await;
+    let body = |url: &str| json!({"execution_id": "c1", "execution_options": {"async": true, "callback_url": url}});
+    for url in ["http://example.com/hook", "nonsense", "https://10.0.0.1/"] {
+        let answer = world.post(EXECUTE, &body(url)).await;
         assert_eq!(
             (answer.status, answer.faults().len()),
             (400, 1),
             "{answer:?}"
         );
     }
+    let url = "https://hooks.example.org/phalanx";
+    for again in 0..2 {
+        let answer = world.post(EXECUTE, &body(url)).await;
+        assert_eq!(
+            (answer.status, answer.body["callback_url"].as_str()),
+            (200, Some(url)),
+            "{again}: {answer:?}"
+        );
+    }
+    let owed = world.store.owed_callbacks(10).await.expect("rows");
+    assert!(owed.is_empty(), "it has not ended: {owed:?}");
+    let list = world.get("/api/v1/agents/mine/callbacks").await;
+    assert_eq!(list.body["pagination"]["total"], 0, "{list:?}");
 }
 
 #[tokio::test]

@@ -28,10 +28,15 @@ pub struct History {
 }
 
 impl History {
-    /// `false`: the roller wrote meanwhile; what there is is of before.
-    pub async fn refresh(&mut self, store: &Store, tail: &Tail, now: Timestamp) -> Result<bool> {
+    /// What rules look at that judge `at`; `false`: the roller wrote meanwhile; what there is is of before.
+    pub async fn refresh(
+        &mut self,
+        (store, tail): (&Store, &Tail),
+        at: Timestamp,
+        now: Timestamp,
+    ) -> Result<bool> {
         let recent = tail.recent().await?;
-        let last = Span::Minute.start(now);
+        let last = Span::Minute.start(at);
         let first = Timestamp(last.0 - (MOST_MINUTES as i64 + 2) * MINUTE);
         self.settled = self.settled.split_off(&first);
         // A clock that was set back.
@@ -126,10 +131,11 @@ impl History {
         minutes.flat_map(|minutes| minutes.keys().cloned())
     }
 
-    /// An agent's minutes that began at `from` or later, oldest first.
-    pub fn of(&self, whose: &Whose, from: Timestamp) -> Vec<&Minute> {
+    /// An agent's minutes that began in `[from, to)`, oldest first.
+    pub fn of(&self, whose: &Whose, from: Timestamp, to: Timestamp) -> Vec<&Minute> {
         let mut found: BTreeMap<Timestamp, &Minute> = BTreeMap::new();
-        for (start, minutes) in self.settled.range(from..).chain(self.fresh.range(from..)) {
+        let (settled, fresh) = (self.settled.range(from..to), self.fresh.range(from..to));
+        for (start, minutes) in settled.chain(fresh) {
             if let Some(minute) = minutes.get(whose) {
                 found.insert(*start, minute);
             }

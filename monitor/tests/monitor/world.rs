@@ -132,6 +132,7 @@ impl World {
                 retry: retry::Policy::default(),
                 retry_explicit: false,
                 trace: true,
+                callback_url: None,
             },
             input: RawValue::from_string("{}".into()).expect("JSON"),
             accepted_at: Timestamp(ran.at),

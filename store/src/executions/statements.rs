@@ -32,7 +32,7 @@ fn text(words: &str) -> String {
 }
 
 /// The columns that an execution has from its acceptance.
-const ACCEPTED: &str = "account, agent_id, id, version_id, mode, priority, body_digest, session_id, caller, options, input, accepted_at";
+const ACCEPTED: &str = "account, agent_id, id, version_id, mode, priority, body_digest, session_id, caller, options, input, accepted_at, callback_owed";
 
 fn push_accepted<DB>(row: &mut Separated<'_, DB, &'static str>, new: Option<&New>)
 where
@@ -51,7 +51,8 @@ where
         .push_bind(new.map(|new| json(&new.caller).unwrap_or_default()))
         .push_bind(new.map(|new| json(&new.options).unwrap_or_default()))
         .push_bind(new.map(|new| text(new.input.get())))
-        .push_bind(new.map(|new| new.accepted_at.0));
+        .push_bind(new.map(|new| new.accepted_at.0))
+        .push_bind(new.and_then(|new| new.options.callback_url.as_ref().map(|_| 1_i64)));
 }
 
 /// The columns that the end of an attempt writes.

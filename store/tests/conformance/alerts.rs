@@ -5,14 +5,19 @@ use domain::{
     Result, Timestamp,
     alert::{Alert, Figures, Policy, Rule, Status},
     id::{AlertId, DeliveryId},
-    webhook,
 };
 use std::time::Duration;
 use store::{
     Store,
     alerts::{Filter, Kept, KeptPolicy},
-    deliveries::{Attempt, New},
+    deliveries::{New, Shares},
     leases::{Lease, ROLLER},
+};
+
+pub const ALL: Shares = Shares {
+    of_account: 10,
+    of_host: 10,
+    all: 10,
 };
 
 pub fn one(n: u128, name: &str) -> Kept {
@@ -51,6 +56,7 @@ pub fn message(n: u128, of: &Kept, url: &str) -> New {
         id: DeliveryId::from_uuid(uuid::Uuid::from_u128(n)),
         account: of.account.clone(),
         subject: of.id.to_string(),
+        callback: None,
         event: "alert.escalated".to_owned(),
         level: 1,
         round: of.alert.returns,
@@ -97,7 +103,7 @@ pub async fn one_open_alert_a_rule_by_whoever_read_last(store: &Store) -> Result
     told.alert.level = 1;
     let sent = [message(1, &told, "https://a.example/")];
     assert!(!store.write_alert(&lease, &told, &sent).await?);
-    assert!(store.due_deliveries(Timestamp(9999), 10).await?.is_empty());
+    assert!(store.due_deliveries(Timestamp(9999), ALL).await?.is_empty());
     let read = store
         .alert(&first.account, &first.id)
         .await?
@@ -216,6 +222,19 @@ pub async fn alerts_are_listed_by_status_and_purged(store: &Store) -> Result<()>
     Ok(())
 }
 
+pub async fn minutes_are_judged_by_whoever_holds_the_lease(store: &Store) -> Result<()> {
+    assert_eq!(store.alerts_judged().await?, None);
+    let lease = leased(store).await?;
+    for at in [1000, 2000, 1500] {
+        assert!(store.alerts_are_judged(&lease, Timestamp(at)).await?);
+        assert_eq!(store.alerts_judged().await?, Some(Timestamp(at)));
+    }
+    store.release(&lease).await?;
+    assert!(!store.alerts_are_judged(&lease, Timestamp(9000)).await?);
+    assert_eq!(store.alerts_judged().await?, Some(Timestamp(1500)));
+    Ok(())
+}
+
 pub async fn policies_are_replaced_and_keep_their_secret(store: &Store) -> Result<()> {
     let mut policy = KeptPolicy {
         account: account("a"),
@@ -254,119 +273,14 @@ pub async fn policies_are_replaced_and_keep_their_secret(store: &Store) -> Resul
     );
     assert_eq!(store.alert_policies().await?.len(), 2);
     assert_eq!(store.alert_policy(&account("b"), None).await?, None);
-    Ok(())
-}
-
-pub async fn a_delivery_is_attempted_by_one_until_it_is_over(store: &Store) -> Result<()> {
-    let lease = leased(store).await?;
-    let alert = one(1, "echo");
-    let sent = [
-        message(1, &alert, "https://a.example/"),
-        message(2, &alert, "https://a.example/"),
-        message(3, &alert, "https://b.example/"),
-    ];
-    assert!(store.write_alert(&lease, &alert, &sent).await?);
-    assert!(store.due_deliveries(Timestamp(1999), 10).await?.is_empty());
-    let due = store.due_deliveries(Timestamp(2000), 10).await?;
-    assert_eq!(due.len(), 2, "a receiver is told once");
-    let (first, second) = (&due[0], &due[1]);
+    let echo = agent("echo");
+    assert!(!store.delete_alert_policy(&account("b"), &echo).await?);
+    assert!(store.delete_alert_policy(&policy.account, &echo).await?);
+    assert!(!store.delete_alert_policy(&policy.account, &echo).await?);
     assert_eq!(
-        (first.body.as_str(), first.secret.as_slice()),
-        ("{\"ä\": 1}", &[0, 255][..])
+        store.alert_policies().await?.len(),
+        1,
+        "the account's stays"
     );
-    assert!(store.take_delivery(first, Timestamp(2500)).await?);
-    assert!(
-        !store.take_delivery(first, Timestamp(2500)).await?,
-        "it is taken"
-    );
-    assert_eq!(store.due_deliveries(Timestamp(2499), 10).await?.len(), 1);
-    // Whoever took it died: it is taken again, and the first one's word does not count any longer.
-    let again = store.due_deliveries(Timestamp(2500), 10).await?;
-    let again = again
-        .iter()
-        .find(|one| one.id == first.id)
-        .expect("due again");
-    assert!(store.take_delivery(again, Timestamp(3000)).await?);
-    let attempt = |attempt, status, error: Option<&str>| Attempt {
-        attempt,
-        at: Timestamp(2600),
-        duration_ms: 12,
-        status,
-        error: error.map(str::to_owned),
-    };
-    assert!(
-        !store
-            .attempted(
-                first,
-                &attempt(1, Some(200), None),
-                webhook::Status::Delivered,
-                None
-            )
-            .await?
-    );
-    assert!(
-        store
-            .attempted(
-                again,
-                &attempt(2, None, Some("refused")),
-                webhook::Status::Pending,
-                Some(Timestamp(4000))
-            )
-            .await?
-    );
-    assert!(store.take_delivery(second, Timestamp(3000)).await?);
-    assert!(
-        store
-            .attempted(
-                second,
-                &attempt(1, Some(410), None),
-                webhook::Status::Disabled,
-                None
-            )
-            .await?
-    );
-    assert!(store.due_deliveries(Timestamp(3999), 10).await?.is_empty());
-    let mine = account("a");
-    assert_eq!(
-        store.disabled_receivers(&mine, Timestamp(2000)).await?,
-        ["https://b.example/"]
-    );
-    assert!(
-        store
-            .disabled_receivers(&mine, Timestamp(2001))
-            .await?
-            .is_empty()
-    );
-    assert!(
-        store
-            .disabled_receivers(&account("b"), Timestamp(0))
-            .await?
-            .is_empty()
-    );
-    let all = store
-        .deliveries_of(&mine, &[alert.id.as_str(), "nothing"])
-        .await?;
-    let all = &all[alert.id.as_str()];
-    assert_eq!(
-        all[0].1,
-        [
-            attempt(1, Some(200), None),
-            attempt(2, None, Some("refused"))
-        ]
-    );
-    assert_eq!(
-        (all[1].0.status, all[1].0.attempts),
-        (webhook::Status::Disabled, 1)
-    );
-    assert!(
-        store
-            .deliveries_of(&account("b"), &[alert.id.as_str()])
-            .await?
-            .is_empty()
-    );
-    // What is still on its way stays.
-    assert_eq!(store.purge_deliveries(Timestamp(9999), 10).await?, 1);
-    let left = store.deliveries_of(&mine, &[alert.id.as_str()]).await?;
-    assert_eq!(left[alert.id.as_str()].len(), 1);
     Ok(())
 }

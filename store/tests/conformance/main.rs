@@ -6,6 +6,7 @@
 mod agents;
 mod alerts;
 mod blobs;
+mod deliveries;
 mod deployments;
 mod executions;
 mod groups;
@@ -88,8 +89,17 @@ conformance! {
     alerts:
         one_open_alert_a_rule_by_whoever_read_last,
         alerts_are_listed_by_status_and_purged,
-        policies_are_replaced_and_keep_their_secret,
-        a_delivery_is_attempted_by_one_until_it_is_over;
+        minutes_are_judged_by_whoever_holds_the_lease,
+        policies_are_replaced_and_keep_their_secret;
+    deliveries:
+        a_delivery_is_attempted_by_one_until_it_is_over,
+        a_callback_is_kept_once_with_the_end,
+        callbacks_are_listed_and_sent_again,
+        who_is_gone_is_sent_nothing_until_asked_anew,
+        a_policy_that_is_put_anew_has_its_receivers_back,
+        everybody_has_a_turn,
+        attempts_go_with_their_deliveries,
+        two_secrets_sign_for_a_while;
     rollups:
         ended_executions_by_their_end,
         cells_are_written_with_their_position,

@@ -135,6 +135,7 @@ pub fn options(mode: Mode) -> Options {
         retry: retry::Policy::default(),
         retry_explicit: false,
         trace: true,
+        callback_url: None,
     }
 }
 

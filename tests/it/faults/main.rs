@@ -8,3 +8,4 @@ mod lost_node;
 mod rolling;
 mod rollouts;
 mod storm;
+mod webhooks;

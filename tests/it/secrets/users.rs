@@ -27,7 +27,6 @@ fn psql(url: &str, sql: &str) -> Output {
 /// What a role must not, in SQL.
 const FORBIDDEN: [(&str, &str); 28] = [
     ("monitor", "SELECT secrets FROM versions"),
-    ("monitor", "SELECT webhook_secret FROM agents"),
     ("monitor", "SELECT hash FROM keys"),
     ("monitor", "SELECT sealed FROM peppers"),
     ("monitor", "SELECT input FROM executions"),
@@ -51,7 +50,6 @@ const FORBIDDEN: [(&str, &str); 28] = [
     ("executor", "UPDATE envelopes SET state = 'active'"),
     ("executor", "DELETE FROM audit"),
     ("gateway", "UPDATE versions SET secrets = ''"),
-    ("gateway", "SELECT webhook_secret FROM agents"),
     ("gateway", "UPDATE audit SET outcome = 'ok'"),
     ("gateway", "UPDATE traffic SET routes = ''"),
 ];

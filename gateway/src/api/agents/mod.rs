@@ -11,6 +11,7 @@ pub mod logs;
 pub mod replace_limits;
 pub mod request;
 pub mod rollback;
+pub mod rotate_webhook_secret;
 pub mod update;
 pub mod update_request;
 pub mod versions;

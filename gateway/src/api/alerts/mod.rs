@@ -1,11 +1,12 @@
 //! Alerts, who answered, and who is told: monitor raises them, callers say by what and take them.
 
 pub mod acknowledge;
+pub mod delete_policy;
 pub mod list;
 pub mod policy;
 pub mod replace_policy;
 
-use crate::{app::App, error::Answer, openapi};
+use crate::{api::callbacks::AttemptDocument, app::App, error::Answer, openapi};
 use domain::{Timestamp, alert, webhook};
 use serde::Serialize;
 use store::{
@@ -70,25 +71,7 @@ struct NotificationDocument {
     attempts: Vec<AttemptDocument>,
 }
 
-#[derive(Debug, Serialize, ToSchema)]
-struct AttemptDocument {
-    attempt: u32,
-    #[schema(schema_with = openapi::time)]
-    at: Timestamp,
-    duration_ms: u32,
-    /// Null where nobody answered.
-    status_code: Option<u16>,
-    error: Option<String>,
-}
-
 fn notification((of, attempts): (Delivery, Vec<Attempt>)) -> NotificationDocument {
-    let attempt = |one: Attempt| AttemptDocument {
-        attempt: one.attempt,
-        at: one.at,
-        duration_ms: one.duration_ms,
-        status_code: one.status,
-        error: one.error,
-    };
     NotificationDocument {
         id: of.id.to_string(),
         event: of.event,
@@ -96,7 +79,7 @@ fn notification((of, attempts): (Delivery, Vec<Attempt>)) -> NotificationDocumen
         url: of.url,
         status: of.status,
         next_attempt_at: of.due_at,
-        attempts: attempts.into_iter().map(attempt).collect(),
+        attempts: attempts.into_iter().map(AttemptDocument::from).collect(),
     }
 }
 

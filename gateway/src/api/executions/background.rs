@@ -32,6 +32,7 @@ pub async fn accept(app: &App, mut call: Call) -> Answer<Response> {
     let digest = call.body_digest.clone().unwrap_or_default();
     let accepted_at = call.way.execute.accepted_at;
     let due = accepted_at + call.options().timeout();
+    let callback_url = call.options().callback_url.clone();
     if !app.store.insert_execution(call.row()?).await? {
         call.admitted.put_back();
         return repeat::repeat(app, key, &digest, Mode::Async, None).await;
@@ -44,15 +45,21 @@ pub async fn accept(app: &App, mut call: Call) -> Answer<Response> {
     {
         tracing::warn!(execution.id = %key.id, error = ?error, "no executor was told of an async execution; a sweep finds its row");
     }
-    Ok(answer(app, &key, Status::Queued, due))
+    Ok(answer(app, &key, Status::Queued, due, callback_url))
 }
 
-pub fn answer(app: &App, key: &Key, status: Status, estimated_completion: Timestamp) -> Response {
+pub fn answer(
+    app: &App,
+    key: &Key,
+    status: Status,
+    estimated_completion: Timestamp,
+    callback_url: Option<String>,
+) -> Response {
     respond::ok(&QueuedExecution {
         execution_id: key.id.to_string(),
         status,
         estimated_completion,
         status_url: status_url(app, key),
-        callback_url: None,
+        callback_url,
     })
 }

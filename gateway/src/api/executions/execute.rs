@@ -132,7 +132,7 @@ pub async fn execute(
     let streamed = sse::wanted(request.headers());
     let after = sse::last_event_id(request.headers())?;
     let bytes = body::read(request, app.config.max_execute_body_bytes).await?;
-    let asked = request::read(&bytes, &who)?;
+    let asked = request::read(&bytes, &who, &app.config.webhooks)?;
     drop(bytes);
     let mode = match (asked.in_background, streamed) {
         (true, true) => {
@@ -221,6 +221,7 @@ async fn call(
         retry: asked.retry,
         retry_explicit: asked.retry_explicit,
         trace: asked.trace,
+        callback_url: asked.callback_url,
     };
     let mut caller = asked.caller;
     caller.begin_trace(asked.trace, || Traceparent {
@@ -234,6 +235,8 @@ async fn call(
     } else {
         (None, Some(asked.input))
     };
+    // Whoever dies meanwhile: what is owed is in the row.
+    let tells = options.callback_url.is_some();
     let way = Way {
         deadline: wait_for(&options),
         begun,
@@ -250,7 +253,7 @@ async fn call(
             accepted_at,
             losses: 0,
             // Else its executor writes the row, once: nobody knows its made id before it lasts.
-            has_row: mode != Mode::Sync || body_digest.is_some() || !travels,
+            has_row: mode != Mode::Sync || body_digest.is_some() || !travels || tells,
             sent: None,
         },
     };

@@ -46,6 +46,7 @@ pub async fn repeat(
             row.status,
             row.completed_at
                 .unwrap_or(row.accepted_at + row.options.timeout()),
+            row.options.callback_url.clone(),
         )),
         Mode::Stream => stream::resume(app, row, after).await,
         Mode::Sync => {

@@ -13,6 +13,7 @@ use domain::{
     id::ExecutionId,
     retry::{MOST_RETRIES, Policy},
     text,
+    webhook::{self, Openness},
 };
 use serde_json::{Map, Value, value::RawValue};
 use sha2::{Digest, Sha256};
@@ -33,6 +34,7 @@ pub struct Asked {
     pub retry: Policy,
     pub retry_explicit: bool,
     pub trace: bool,
+    pub callback_url: Option<String>,
 }
 
 #[derive(ToSchema)]
@@ -87,8 +89,9 @@ struct ExecutionOptions {
     priority: Priority,
     #[schema(required = false, default = false)]
     r#async: bool,
-    /// Not served yet: leave it out and poll status_url.
-    #[schema(required = false)]
+    /// Is sent the execution's status document when it has ended: `POST`, signed by Standard Webhooks with the agent's `webhook_secret`, and again
+    /// for about three days until it is answered with 2xx. https to a public host.
+    #[schema(required = false, max_length = 2048)]
     callback_url: String,
     #[schema(required = false)]
     retry_config: RetryConfig,
@@ -119,15 +122,20 @@ struct ExecutionMonitoring {
 const MOST_METADATA_BYTES: usize = 64 * 1024;
 const MOST_ID_CHARACTERS: usize = 256;
 
-pub fn read(body: &[u8], who: &Who) -> Result<Asked> {
+pub fn read(body: &[u8], who: &Who, openness: &Openness) -> Result<Asked> {
     let (sent, parameters) = json::read(body, &["input_data", "parameters"])?;
     let faults = Faults::default();
-    let asked = walk(&sent, parameters, who, &faults);
+    let asked = walk(&sent, parameters, (who, openness), &faults);
     faults.check()?;
     Ok(asked)
 }
 
-fn walk(sent: &Value, parameters: Option<&RawValue>, who: &Who, faults: &Faults) -> Asked {
+fn walk(
+    sent: &Value,
+    parameters: Option<&RawValue>,
+    (who, openness): (&Who, &Openness),
+    faults: &Faults,
+) -> Asked {
     let root = Fields::of(sent, faults);
     let id: Option<ExecutionId> = root.parsed("execution_id");
 
@@ -148,9 +156,10 @@ fn walk(sent: &Value, parameters: Option<&RawValue>, who: &Who, faults: &Faults)
     let timeout_s = options.integer("timeout", 1..=28800);
     let priority = options.parsed("priority").unwrap_or(Priority::Normal);
     let in_background = options.flag("async").unwrap_or(false);
-    if let Some(url) = options.text("callback_url") {
-        options.fault("callback_url", refused_callback(url));
-    }
+    let allowed = |url: &str| webhook::target(url, openness).map(|_| ());
+    let callback_url = options
+        .text_that("callback_url", allowed)
+        .map(str::to_owned);
     let config = options.object("retry_config");
     let retry_explicit = sent
         .pointer("/execution_options/retry_config")
@@ -183,6 +192,7 @@ fn walk(sent: &Value, parameters: Option<&RawValue>, who: &Who, faults: &Faults)
         retry,
         retry_explicit,
         trace,
+        callback_url,
     }
 }
 
@@ -258,16 +268,6 @@ fn figures(monitoring: &Fields<'_>) -> Map<String, Value> {
     given.clone()
 }
 
-fn refused_callback(url: &str) -> String {
-    match reqwest::Url::parse(url) {
-        Err(error) => format!(
-            "{} is not a URL ({error}); callbacks are not served yet, leave it out and poll status_url",
-            text::quote(url)
-        ),
-        Ok(_) => "callbacks are not served yet; leave it out and poll status_url".to_owned(),
-    }
-}
-
 fn kind_of(raw: &RawValue) -> &'static str {
     match raw.get().bytes().next() {
         Some(b'"') => "is a string",
@@ -293,7 +293,11 @@ mod tests {
     use serde_json::json;
 
     fn faults_of(sent: &Value) -> Vec<String> {
-        match read(sent.to_string().as_bytes(), &somebody()) {
+        match read(
+            sent.to_string().as_bytes(),
+            &somebody(),
+            &Openness::default(),
+        ) {
             Ok(_) => Vec::new(),
             Err(error) => error.faults,
         }
@@ -301,7 +305,7 @@ mod tests {
 
     #[test]
     fn the_least_gets_the_defaults() {
-        let asked = read(b"{}", &somebody()).expect("good");
+        let asked = read(b"{}", &somebody(), &Openness::default()).expect("good");
         assert_eq!(
             (asked.input.get(), asked.retry, asked.retry_explicit),
             ("{}", Policy::default(), false)
@@ -320,6 +324,7 @@ mod tests {
         let asked = read(
             br#"{"input_data":{"parameters":{"n":1.10,"big":123456789012345678901234567890}}}"#,
             &somebody(),
+            &Openness::default(),
         )
         .expect("good");
         assert_eq!(
@@ -375,6 +380,7 @@ mod tests {
         let asked = read(
             br#"{"monitoring":{"custom_metrics":{"cost":1.5}}}"#,
             &somebody(),
+            &Openness::default(),
         )
         .expect("good");
         assert_eq!(asked.caller.metadata["custom_metrics"]["cost"], 1.5);
@@ -385,7 +391,7 @@ mod tests {
     #[test]
     fn the_digest_is_of_what_was_sent_not_of_how() {
         let digest = |sent: &str| {
-            read(sent.as_bytes(), &somebody())
+            read(sent.as_bytes(), &somebody(), &Openness::default())
                 .expect("good")
                 .known_as
                 .expect("an id")

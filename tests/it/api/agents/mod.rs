@@ -8,5 +8,6 @@ mod list;
 mod logs;
 mod replace_limits;
 mod rollback;
+mod rotate_webhook_secret;
 mod update;
 mod versions;

@@ -1,5 +1,6 @@
 //! /alerts
 mod acknowledge;
+mod delete_policy;
 mod list;
 mod policy;
 mod replace_policy;
