@@ -7,12 +7,17 @@ use bus::{WorkOptions, typed::deployments};
 use domain::{
     agent::Environment,
     alert,
+    execution::{Status, Usage},
     id::{AccountId, AlertId},
     key::Key,
 };
 use serde_json::{Value, json};
 use std::{collections::BTreeSet, time::Duration};
-use store::{alerts::Kept, leases::ROLLER};
+use store::{
+    alerts::Kept,
+    executions::{End, Key as Which},
+    leases::ROLLER,
+};
 
 /// What stands for the placeholders of a path: what the account has, and what nobody has.
 struct Names(Vec<(&'static str, String, String)>);
@@ -48,7 +53,7 @@ fn text(value: &Value) -> String {
     value.as_str().expect("a text").to_owned()
 }
 
-/// An account with an agent, a deployment, an execution, a key, an alert and a dead letter.
+/// An account with an agent, a deployment, an execution, a callback, a key, an alert and a dead letter.
 async fn furnished(world: &World) -> Names {
     let deployed = world.deploy("mine", "1.0.0").await;
     assert_eq!(deployed.status, 200, "{deployed:?}");
@@ -67,6 +72,7 @@ async fn furnished(world: &World) -> Names {
     let deployment = text(&deployed.body["deployment_id"]);
     let key = text(&keys["keys"][0]["key_id"]);
     let alert = raised(world).await;
+    let callback = told(world).await;
     let like = |id: &str| {
         let prefix = id.rsplit_once('_').expect("a printed prefix").0;
         format!("{prefix}_{nobody}")
@@ -77,6 +83,7 @@ async fn furnished(world: &World) -> Names {
         ("{session_id}", "session-ours".into(), "session-none".into()),
         ("{key_id}", key.clone(), like(&key)),
         ("{alert_id}", alert.clone(), like(&alert)),
+        ("{callback_id}", callback.clone(), like(&callback)),
         (
             "{dead_letter_id}",
             text(&letters["dead_letters"][0]["id"]),
@@ -85,6 +92,49 @@ async fn furnished(world: &World) -> Names {
         ("{version}", "1.0.0".into(), "9.9.9".into()),
         ("{agent_id}", "mine".into(), "nope".into()),
     ])
+}
+
+/// A callback of the agent.
+async fn told(world: &World) -> String {
+    let options = json!({"async": true, "callback_url": "https://hooks.example.org/"});
+    let body = json!({"execution_id": "exec-told", "execution_options": options});
+    let queued = world.post("/api/v1/agents/mine/execute", &body).await;
+    assert_eq!(queued.status, 200, "{queued:?}");
+    let now = world.store.now();
+    let end = End {
+        key: Which {
+            account: AccountId::default_account(),
+            agent_id: "mine".parse().expect("an id"),
+            id: "exec-told".parse().expect("an id"),
+        },
+        attempt: 1,
+        status: Status::Completed,
+        due_at: now,
+        started_at: Some(now),
+        completed_at: Some(now),
+        attempts: Vec::new(),
+        instance_id: None,
+        output: None,
+        error: None,
+        duration_ms: 0.0,
+        queue_ms: 0.0,
+        waterfall: None,
+        recording: None,
+        usage: Usage::default(),
+    };
+    assert!(world.store.end_execution(end).await.expect("writes"));
+    // The gateway finds it within a second.
+    let found = async {
+        loop {
+            let list = world.get("/api/v1/agents/mine/callbacks").await.body;
+            if let Some(id) = list["callbacks"][0]["callback_id"].as_str() {
+                return id.to_owned();
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let found = tokio::time::timeout(Duration::from_secs(60), found).await;
+    found.expect("its callback is kept in time")
 }
 
 /// An alert of the agent.
