@@ -31,9 +31,11 @@ if [ ! -s admin_key ]; then
 fi
 keep master_key "$(random 32)"
 keep postgres_password "$(random 24)"
+# The owner's, who alone may change the schema.
 keep store_url "postgres://phalanx:$(cat postgres_password)@postgres:5432/phalanx"
 users=""
 for role in gateway deployer executor monitor; do
+  keep "store_$role" "postgres://phalanx_$role:$(random 24)@postgres:5432/phalanx"
   keep "bus_$role" "nats://$role:$(random 24)@nats:4222"
   password="$(sed -E 's|nats://[^:]+:([0-9a-f]+)@.*|\1|' "bus_$role")"
   users+="${role^^}_PASSWORD: \"$password\""$'\n'

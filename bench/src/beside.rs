@@ -20,7 +20,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-const PARTS: [&str; 5] = ["sync", "reads", "async", "stored", "agents"];
+pub const PARTS: [&str; 5] = ["sync", "reads", "async", "stored", "agents"];
 const NOOP: &str = "def handler(input):\n    return None\n";
 /// Share of what a side can finish that is offered to it where waiting is measured: what is saturated waits without end.
 const SPARING: f64 = 0.8;

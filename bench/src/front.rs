@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-const STARTS_WITHIN: Duration = Duration::from_secs(60);
+const STARTS_WITHIN: Duration = Duration::from_secs(180);
 
 #[derive(Clone, Default)]
 pub struct Front {
@@ -63,16 +63,23 @@ impl Front {
 
     /// Deploys one Python file and waits until it answers.
     pub async fn deploy(&self, agent: &str, source: &str, size: Size) -> Result<()> {
-        let Size {
-            concurrency,
-            memory_mb,
-            min,
-            max,
-        } = size;
-        let source = base64::engine::general_purpose::STANDARD.encode(source);
+        let code = json!({
+            "source_code": source, "entrypoint": "handler",
+            "configuration": {"memory_limit": size.memory_mb, "timeout": 120, "concurrent_executions": size.concurrency},
+        });
+        self.deploy_code(agent, code, size).await
+    }
+
+    /// The same of an `agent_code`, with its source as text.
+    pub async fn deploy_code(&self, agent: &str, mut code: Value, size: Size) -> Result<()> {
+        let source = code["source_code"].as_str().unwrap_or_default();
+        code["source_code"] = base64::engine::general_purpose::STANDARD
+            .encode(source)
+            .into();
+        let Size { min, max, .. } = size;
         let body = json!({
             "agent_metadata": {"agent_id": agent, "name": agent, "version": "1.0.0"},
-            "agent_code": {"source_code": source, "entrypoint": "handler", "configuration": {"memory_limit": memory_mb, "timeout": 120, "concurrent_executions": concurrency}},
+            "agent_code": code,
             "deployment_config": {"environment": "dev", "auto_scaling": {"min_instances": min, "max_instances": max, "target_utilization": 1.0}},
         });
         let answer = self

@@ -12,6 +12,7 @@ mod rows;
 mod runs;
 mod servers;
 mod table;
+mod warm;
 
 use anyhow::{Result, bail};
 use clap::Parser;
@@ -19,14 +20,13 @@ use front::Size;
 use load::{Figures, Pace, Target, all_at_once, drive};
 use serde_json::json;
 use servers::{Peer, Phalanx};
-use std::{
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+use std::{path::PathBuf, time::Duration};
 use table::{Row, show};
 use tokio::signal::unix::{SignalKind, signal};
 
 const WARM_UP: Pace = Pace::For(Duration::from_secs(1));
+/// What can be measured in one run.
+const TOGETHER: [&str; 3] = ["echo", "sleep", "cold"];
 const ECHO: &str = "def handler(input):\n    return input\n";
 const SLEEP: &str =
     "import asyncio\n\nasync def handler(input):\n    await asyncio.sleep(1)\n    return input\n";
@@ -47,7 +47,7 @@ struct Arguments {
     at_once: usize,
     #[command(flatten)]
     cluster: beside::Options,
-    /// echo, sleep, cold; all without any. Or confined. Or cluster, alone or with sync, reads, async, stored, agents.
+    /// echo, sleep, cold; all without any. Or one alone: confined, idle. Or cluster, alone or with sync, reads, async, stored, agents.
     what: Vec<String>,
 }
 
@@ -71,7 +71,32 @@ fn main() -> Result<()> {
     })
 }
 
+/// A word that measures nothing is a mistake of whoever wrote it.
+fn check(what: &[String]) -> Result<()> {
+    let Some(first) = what.first() else {
+        return Ok(());
+    };
+    let (first, allowed): (&str, &[&str]) = match first.as_str() {
+        "cluster" => ("cluster", &beside::PARTS),
+        "confined" => ("confined", &[]),
+        "idle" => ("idle", &[]),
+        _ => ("", &TOGETHER),
+    };
+    let words = if first.is_empty() { what } else { &what[1..] };
+    if let Some(unknown) = words.iter().find(|word| !allowed.contains(&word.as_str())) {
+        let place = if first.is_empty() { "there" } else { first };
+        let allowed = match (first, allowed) {
+            ("", allowed) => format!("{}, or alone cluster, confined, idle", allowed.join(", ")),
+            (_, []) => "nothing else".to_owned(),
+            (_, allowed) => allowed.join(", "),
+        };
+        bail!("{unknown:?} cannot be measured beside {place}; allowed are {allowed}");
+    }
+    Ok(())
+}
+
 async fn measure(arguments: &Arguments) -> Result<()> {
+    check(&arguments.what)?;
     if arguments.what.first().is_some_and(|what| what == "cluster") {
         let (rows, failed) = beside::run(arguments, &arguments.what[1..]).await?;
         show(["what", "embedded", "cluster", "ratio", "aim"], rows)?;
@@ -92,14 +117,28 @@ async fn measure(arguments: &Arguments) -> Result<()> {
         }
         return Ok(());
     }
-    let rows = run(arguments).await?;
-    let peer = "BedrockAgentCoreApp + uvicorn";
-    show(["what", "Phalanx", peer, "ratio", "aim"], rows)
+    if arguments.what.first().is_some_and(|what| what == "idle") {
+        let rows = warm::idle(&arguments.phalanx).await?;
+        return show(["what", "Phalanx", "–", "ratio", "aim"], rows);
+    }
+    if wanted(arguments, "echo") || wanted(arguments, "sleep") {
+        let rows = run(arguments).await?;
+        let peer = "BedrockAgentCoreApp + uvicorn";
+        show(["what", "Phalanx", peer, "ratio", "aim"], rows)?;
+    }
+    if wanted(arguments, "cold") {
+        let rows = warm::cold(&arguments.phalanx).await?;
+        show(["what", "forked", "spawned", "ratio", "aim"], rows)?;
+    }
+    Ok(())
+}
+
+fn wanted(arguments: &Arguments, name: &str) -> bool {
+    arguments.what.is_empty() || arguments.what.iter().any(|what| what == name)
 }
 
 async fn run(arguments: &Arguments) -> Result<Vec<Row>> {
-    let wanted =
-        |name: &str| arguments.what.is_empty() || arguments.what.iter().any(|what| what == name);
+    let wanted = |name: &str| wanted(arguments, name);
     let phalanx = Phalanx::start(&arguments.phalanx).await?;
     let mut rows = Vec::new();
     if wanted("echo") {
@@ -116,9 +155,6 @@ async fn run(arguments: &Arguments) -> Result<Vec<Row>> {
             .await?;
         let peer = Peer::start(&arguments.python, "sleep.py").await?;
         rows.push(sleepers(arguments, &phalanx, &peer).await?);
-    }
-    if wanted("cold") {
-        rows.push(cold(&phalanx).await?);
     }
     Ok(rows)
 }
@@ -246,39 +282,35 @@ async fn sleepers(arguments: &Arguments, phalanx: &Phalanx, peer: &Peer) -> Resu
     })
 }
 
-/// From a request to an agent without instances until its answer.
-async fn cold(phalanx: &Phalanx) -> Result<Row> {
-    let mut figures = Vec::new();
-    for round in 0..15 {
-        let agent = format!("cold-{round}");
-        phalanx.front.deploy(&agent, "def handler(input):\n    import os\n    os._exit(0) if input else None\n    return 1\n", size(1, 0, 1)).await?;
-        // The instance that proved the agent leaves by its own hand; what follows finds none.
-        let mut connection = http::Connection::open(phalanx.front.address()).await?;
-        connection
-            .send(&phalanx.front.execute(&agent, &json!({"leave": true})))
-            .await?;
-        while !phalanx.front.instances(&agent).await?.is_empty() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_that_measures_nothing_is_refused() {
+        let says = |words: &[&str]| {
+            let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+            check(&words).map_err(|error| error.to_string())
+        };
+        for good in [
+            &[][..],
+            &["echo", "cold"],
+            &["confined"],
+            &["idle"],
+            &["cluster"],
+            &["cluster", "sync", "reads"],
+        ] {
+            assert_eq!(says(good), Ok(()), "{good:?}");
         }
-        let sent = Instant::now();
-        let answer = connection
-            .send(&phalanx.front.execute(&agent, &json!({})))
-            .await?;
-        figures.push(sent.elapsed().as_secs_f64() * 1000.0);
-        if answer.status != 200 || !String::from_utf8_lossy(&answer.body).contains("completed") {
-            bail!(
-                "a cold start failed: {}",
-                String::from_utf8_lossy(&answer.body)
-            );
+        for bad in [
+            &["warm"][..],
+            &["sleep", "confined"],
+            &["confined", "sleep"],
+            &["idle", "cold"],
+            &["cluster", "echo"],
+            &["echo", "cluster"],
+        ] {
+            assert!(says(bad).is_err(), "{bad:?}");
         }
     }
-    figures.sort_by(f64::total_cmp);
-    let middle = figures[figures.len() / 2];
-    Ok(Row {
-        what: "cold start (no instance, no packages): median ms".to_owned(),
-        one: format!("{middle:.1} (max {:.1})", figures[figures.len() - 1]),
-        other: "–".to_owned(),
-        ratio: "–".to_owned(),
-        aim: "< 300 ms",
-    })
 }

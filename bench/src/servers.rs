@@ -21,6 +21,7 @@ const STARTS_WITHIN: Duration = Duration::from_secs(60);
 /// One process that does everything.
 pub struct Phalanx {
     program: PathBuf,
+    settings: Vec<(String, String)>,
     dir: PathBuf,
     process: Option<Process>,
     pub front: Front,
@@ -33,8 +34,15 @@ pub struct Peer {
 
 impl Phalanx {
     pub async fn start(program: &Path) -> Result<Self> {
+        Self::start_with(program, &[]).await
+    }
+
+    /// Settings as variables of its environment.
+    pub async fn start_with(program: &Path, settings: &[(&str, &str)]) -> Result<Self> {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
         let mut phalanx = Self {
             program: program.to_owned(),
+            settings: settings.iter().map(owned).collect(),
             dir: std::env::temp_dir().join(format!("phalanx-bench-{}", uuid::Uuid::new_v4())),
             process: None,
             front: Front::default(),
@@ -45,6 +53,10 @@ impl Phalanx {
 
     pub fn database(&self) -> PathBuf {
         self.dir.join("phalanx.db")
+    }
+
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::id)
     }
 
     pub fn stop(&mut self) {
@@ -59,6 +71,7 @@ impl Phalanx {
             .args(["up", "--listen", "127.0.0.1:0", "--data-dir"])
             .arg(&self.dir)
             .env("PHALANX__LOG__LEVEL", "warn")
+            .envs(self.settings.iter().map(|(name, value)| (name, value)))
             .stdout(Stdio::null());
         self.process = Some(Process::start(&mut command, Signal::SIGTERM)?);
         let began = Instant::now();

@@ -69,6 +69,8 @@ pub(crate) fn candidates(means: Means<'_>, nodes: &[Node]) -> Vec<Candidate> {
             open: liveness == Liveness::Alive && !capacity.draining,
             stays: liveness != Liveness::Lost && !capacity.draining,
             environment: capacity.labels.get(place::ENVIRONMENT).cloned(),
+            no_system: (capacity.system_packages != place::OVERLAY)
+                .then(|| capacity.system_packages.clone()),
             memory_mb: capacity.memory_mb,
             promised_mb: capacity.promised_mb,
             cpu: capacity.cpu.unwrap_or(0.0),

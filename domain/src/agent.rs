@@ -29,6 +29,26 @@ pub struct Spec {
     pub isolation: Isolation,
     #[serde(default)]
     pub egress: crate::egress::Egress,
+    #[serde(default)]
+    pub warm: Warm,
+}
+
+/// How further instances start.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Warm {
+    /// Forked from one that has imported the agent, where that is safe. `false`: each in a sandbox of its own.
+    pub start: bool,
+    /// What that one handles once before it is forked.
+    pub up: Option<serde_json::Value>,
+}
+
+impl Default for Warm {
+    fn default() -> Self {
+        Self {
+            start: true,
+            up: None,
+        }
+    }
 }
 
 crate::words! {
@@ -170,6 +190,8 @@ pub const MAX_ENVIRONMENT_VARIABLES: usize = 200;
 /// Names and values together.
 pub const MAX_ENVIRONMENT_BYTES: usize = 64 * 1024;
 pub const MAX_CUSTOM_METRICS: usize = 50;
+/// It is kept with the version, and sent to each template.
+pub const MAX_WARM_UP_BYTES: usize = 64 * 1024;
 
 pub fn name(value: &str) -> Result<(), String> {
     text::line(value, 128)
@@ -219,20 +241,29 @@ pub fn version(value: &str) -> Result<semver::Version, String> {
     })
 }
 
-/// A Debian package name (Debian Policy 5.6.1).
+/// A Debian package name, and a version if it must be that one (Debian Policy 5.6.1, 5.6.12). No name ends with `-`, which asks apt to
+/// remove.
 pub fn system_package(value: &str) -> Result<(), String> {
-    let first = value
-        .bytes()
-        .next()
-        .is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
-    let rest = value
-        .bytes()
-        .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"+-.".contains(&b));
-    if first && rest && (2..=100).contains(&value.len()) {
+    let (name, version) = value
+        .split_once('=')
+        .map_or((value, None), |(name, version)| (name, Some(version)));
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let named = name.bytes().next().is_some_and(plain)
+        && name.bytes().all(|b| plain(b) || b"+-.".contains(&b))
+        && !name.ends_with('-')
+        && (2..=100).contains(&name.len());
+    let dated = version.is_none_or(|version| {
+        version.bytes().next().is_some_and(|b| b.is_ascii_digit())
+            && version
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b".+-~:".contains(&b))
+            && version.len() <= 100
+    });
+    if named && dated {
         return Ok(());
     }
     Err(format!(
-        "{} is not a Debian package name; allowed are 2 to 100 of a-z 0-9 + - .",
+        "{} is not a Debian package; allowed is NAME or NAME=VERSION, with 2 to 100 of a-z 0-9 + - . as a name",
         text::quote(value)
     ))
 }
@@ -407,6 +438,45 @@ impl From<Requirement> for String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn system_packages() {
+        for good in [
+            "graphviz",
+            "g++",
+            "libsodium23=1.0.18-1+deb12u1",
+            "7zip",
+            "tzdata=2024a-0+deb12u1~1",
+            "a.b=1:2",
+        ] {
+            assert!(system_package(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "a",
+            "Graphviz",
+            "-y",
+            "graphviz-",
+            "graphviz=",
+            "graphviz=-1",
+            "a;b",
+            "../a",
+            "a b",
+            "a:i386",
+            "a/stable",
+            "a^",
+            "a*",
+            "--reinstall",
+            "a=1;b",
+            "a=1 b",
+            "a=b=c",
+            "a\nb",
+            "그래프",
+        ] {
+            let fault = system_package(bad).expect_err(bad);
+            assert!(fault.contains("NAME=VERSION"), "{fault}");
+        }
+    }
 
     #[test]
     fn entrypoints() {

@@ -16,6 +16,7 @@ pub mod health;
 pub mod id;
 pub mod instance;
 pub mod key;
+pub mod limit;
 pub mod liveness;
 pub mod log;
 pub mod metrics;

@@ -8,6 +8,8 @@ use std::cmp::Ordering;
 
 /// The label of a node that hosts agents of one environment only.
 pub const ENVIRONMENT: &str = "environment";
+/// How a node says that it can install packages of the system.
+pub const OVERLAY: &str = "overlay";
 /// Nodes of a version at most: enough to outlive one of them.
 pub const MOST_NODES: u32 = 3;
 /// Nodes that are taken at random to choose one of.
@@ -23,6 +25,8 @@ pub struct Candidate {
     pub stays: bool,
     /// Its label `environment`, if it has one.
     pub environment: Option<String>,
+    /// Why it cannot install packages of the system.
+    pub no_system: Option<String>,
     pub memory_mb: u64,
     /// Memory promised to instances.
     pub promised_mb: u64,
@@ -38,6 +42,8 @@ pub struct Need<'a> {
     /// Of one instance.
     pub memory_mb: u64,
     pub nodes: u32,
+    /// Packages of the system.
+    pub system: bool,
 }
 
 /// How many nodes shall host a version of at least so many instances.
@@ -57,6 +63,7 @@ impl Candidate {
     fn fits(&self, need: Need<'_>) -> bool {
         let label = self.environment.as_deref();
         label.is_none_or(|label| label == need.environment)
+            && !(need.system && self.no_system.is_some())
     }
 
     fn load(&self, other: &Self) -> Ordering {
@@ -124,6 +131,7 @@ mod tests {
             open: true,
             stays: true,
             environment: None,
+            no_system: None,
             memory_mb: 1000,
             promised_mb,
             cpu: 0.0,
@@ -136,6 +144,7 @@ mod tests {
             environment: "prod",
             memory_mb: 100,
             nodes,
+            system: false,
         }
     }
 
@@ -199,6 +208,20 @@ mod tests {
         );
         assert_eq!(of(&[dev, gone], &[], 2), []);
         assert_eq!(of(&[], &[], 1), []);
+        let bare = Candidate {
+            no_system: Some("no overlay".to_owned()),
+            ..at(7, 0)
+        };
+        let system = Need {
+            system: true,
+            ..need(1)
+        };
+        assert_eq!(of(std::slice::from_ref(&bare), &[], 1), [node(7)]);
+        assert_eq!(
+            choose(&[bare, at(1, 500)], &[node(7)], system, random(9)),
+            [node(1)],
+            "it cannot install what the version needs"
+        );
         assert_eq!(
             of(&[at(1, 950), at(2, 901)], &[], 2),
             [node(2)],
@@ -227,6 +250,7 @@ mod tests {
                             1 => Some("dev".to_owned()),
                             _ => None,
                         },
+                        no_system: (dice(4) == 0).then(String::new),
                         cpu: dice(100) as f64 / 100.0,
                         instances: dice(5) as u32,
                         ..at(n, dice(1_001) as u64)
@@ -234,7 +258,10 @@ mod tests {
                 })
                 .collect();
             let hosting: Vec<NodeId> = (0..8).filter(|_| dice(3) == 0).map(node).collect();
-            let need = need(dice(4) as u32);
+            let need = Need {
+                system: dice(2) == 0,
+                ..need(dice(4) as u32)
+            };
             let chosen = choose(&all, &hosting, need, random(dice(1 << 20) as u64 + 1));
             let of = |id: &NodeId| all.iter().find(|one| one.node_id == *id).expect("known");
             let distinct: HashSet<&NodeId> = chosen.iter().collect();

@@ -94,6 +94,16 @@ impl Waterfall {
         <[u64; 8]>::from(self).into()
     }
 
+    /// How the instance started that this waited for from its beginning. What is forked imports nothing, and whatever is spawned imports
+    /// at least itself.
+    pub fn start(&self) -> Option<How> {
+        match (self.spawn.is_zero(), self.import.is_zero()) {
+            (_, false) => Some(How::Spawned),
+            (false, true) => Some(How::Forked),
+            (true, true) => None,
+        }
+    }
+
     /// Everything before the handler.
     pub fn queue_time(&self) -> Duration {
         self.gateway + self.queue + self.placement + self.spawn + self.import + self.init
@@ -114,6 +124,14 @@ impl Waterfall {
             self.handler,
             self.record,
         ]
+    }
+}
+
+crate::words! {
+    /// How an instance came to be.
+    pub enum How {
+        Forked = "forked",
+        Spawned = "spawned",
     }
 }
 
@@ -197,7 +215,12 @@ mod tests {
         };
         let way = Waterfall::of(&before);
         assert_eq!((way.queue, way.placement), (ms(5), ms(39)));
-        before.lay = true;
+        assert_eq!(way.start(), Some(How::Spawned));
+        before.start.import = Duration::ZERO;
+        assert_eq!(Waterfall::of(&before).start(), Some(How::Forked));
+        before.start = Start::default();
+        assert_eq!(Waterfall::of(&before).start(), None);
+        (before.start, before.lay) = (start, true);
         let lane = Waterfall::of(&before);
         assert_eq!((lane.queue, lane.placement), (ms(44), ms(0)));
         assert_eq!(

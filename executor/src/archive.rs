@@ -5,6 +5,7 @@ use crate::files::{DIR_MODE, FILE_MODE, open_dir};
 use flate2::{Compression, read::GzDecoder, write::GzEncoder};
 use sha2::{Digest, Sha256};
 use std::{
+    collections::HashSet,
     fs,
     io::{self, Read, Write},
     os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, symlink},
@@ -19,6 +20,8 @@ pub struct Limits {
     /// Everything that comes out of the compression.
     pub bytes: u64,
     pub entries: usize,
+    /// Links may lead anywhere, because whoever shows the folder follows none.
+    pub foreign_links: bool,
 }
 
 impl Default for Limits {
@@ -26,6 +29,7 @@ impl Default for Limits {
         Self {
             bytes: 16 << 30,
             entries: 500_000,
+            foreign_links: false,
         }
     }
 }
@@ -147,13 +151,20 @@ pub fn unpack(file: &Path, folder: &Path, limits: Limits) -> io::Result<()> {
             }
             EntryType::Symlink => {
                 let target = entry.link_name()?.unwrap_or_default().into_owned();
-                stays_inside(&path, &target)?;
-                links.push((target, folder.join(path)));
+                if !limits.foreign_links {
+                    stays_inside(&path, &target)?;
+                }
+                links.push((target, path));
             }
             _ => return Err(odd(&path, "is neither a folder nor a file nor a link")),
         }
     }
-    for (target, link) in links {
+    let paths: HashSet<&Path> = links.iter().map(|(_, path)| path.as_path()).collect();
+    for (target, path) in &links {
+        if path.ancestors().skip(1).any(|above| paths.contains(above)) {
+            return Err(odd(path, "lies behind a link"));
+        }
+        let link = folder.join(path);
         if let Some(parent) = link.parent() {
             open_dir(parent)?;
         }

@@ -114,6 +114,7 @@ fn row(node: &Node, heartbeat_at: Timestamp, left: bool) -> Row {
         cpu: None,
         memory,
         isolation: node.level.to_string(),
+        system_packages: node.system.words(),
         labels: node.config.labels.clone(),
         draining: node.draining.load(Ordering::Relaxed),
         left,

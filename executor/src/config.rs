@@ -18,6 +18,8 @@ pub struct Config {
     pub uv: Option<PathBuf>,
     /// What the resolver has downloaded already; `None` is a folder of the data directory.
     pub uv_cache: Option<PathBuf>,
+    /// What apt has downloaded already; `None` is a folder of the data directory.
+    pub apt_cache: Option<PathBuf>,
     pub confine: confine::Config,
     /// No other process shares the store and the bus: what an earlier run held is lost for certain.
     pub alone: bool,
@@ -42,6 +44,12 @@ pub struct Config {
     pub tmp_mb: u64,
     /// Processor time that one instance may have at most, in cores, once it is ready. `None`: its share among all.
     pub cpus: Option<f64>,
+    /// Whether further instances of a version are forked from one that has imported it.
+    pub templates: bool,
+    /// A template that nobody has needed for so long ends.
+    pub template_idle: Duration,
+    /// Of each template: what has been forked ahead.
+    pub spares: usize,
     /// Networks that agents may connect to although they are private, or this host's own.
     pub egress_private: Vec<domain::egress::Rule>,
 }
@@ -59,6 +67,7 @@ impl Config {
             python: "python3".to_owned(),
             uv: None,
             uv_cache: None,
+            apt_cache: None,
             confine,
             alone: true,
             result_bytes: 16 * 1024 * 1024,
@@ -74,6 +83,9 @@ impl Config {
             open_files: 4096,
             tmp_mb: 64,
             cpus: None,
+            templates: true,
+            template_idle: Duration::from_secs(900),
+            spares: 1,
             egress_private: Vec::new(),
         }
     }

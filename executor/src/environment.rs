@@ -8,13 +8,12 @@ use crate::{
     files,
     python::Python,
     shelf::{Found, Shelf},
+    turns::Turns,
     uv::Uv,
 };
 use domain::{Error, Kind, Result, agent::Requirement, artifact};
 use std::{
-    collections::HashMap,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -28,7 +27,7 @@ pub struct Environments {
     python: Python,
     shelf: Option<Shelf>,
     /// One builder per digest: whoever wants the same waits for it.
-    building: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    building: Turns,
 }
 
 /// A lock and the folder built from it.
@@ -57,7 +56,7 @@ impl Environments {
             uv,
             python,
             shelf: None,
-            building: Mutex::default(),
+            building: Turns::default(),
         }
     }
 
@@ -104,24 +103,13 @@ impl Environments {
                 origin: Origin::There,
             });
         };
-        let turn = Arc::clone(
-            self.building
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .entry(digest.clone())
-                .or_default(),
-        );
-        let _mine = turn.lock().await;
+        let _turn = self.building.take(&digest).await;
         let origin = if folder.exists() {
             say(format!("environment {} is there already", &digest[..12]));
             Origin::There
         } else {
             self.obtain(&lock, &folder, say).await?
         };
-        self.building
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .retain(|known, turn| *known != digest || Arc::strong_count(turn) > 2);
         Ok(Built {
             lock,
             digest,
@@ -309,6 +297,7 @@ fn first_words(words: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Mutex;
 
     #[test]
     fn tells_silence_from_refusal() {

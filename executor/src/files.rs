@@ -103,9 +103,36 @@ pub fn aside(target: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()
     filled
 }
 
+/// A name beside others in `dir` for what is not finished: `tidy` knows it.
+pub fn aside_name(dir: &Path) -> PathBuf {
+    dir.join(format!(".{}", uuid::Uuid::new_v4().simple()))
+}
+
+/// Removes a folder that others wrote, also what they closed to its owner. No link is followed; nothing there is fine.
+pub fn remove_tree(dir: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    // Where it cannot be opened, removing says so.
+    open_all(dir).ok();
+    fs::remove_dir_all(dir)
+}
+
+fn open_all(dir: &Path) -> io::Result<()> {
+    fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(DIR_MODE))?;
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            open_all(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 /// Removes what a killed process left half-written.
 pub async fn tidy(data_dir: &Path) {
-    for room in ["code", "environments"] {
+    for room in ["code", "environments", "layers"] {
         let Ok(mut entries) = tokio::fs::read_dir(data_dir.join(room)).await else {
             continue;
         };
@@ -113,7 +140,9 @@ pub async fn tidy(data_dir: &Path) {
             if entry.file_name().to_string_lossy().starts_with('.') {
                 let path = entry.path();
                 if entry.file_type().await.is_ok_and(|kind| kind.is_dir()) {
-                    tokio::fs::remove_dir_all(path).await.ok();
+                    tokio::task::spawn_blocking(move || remove_tree(&path))
+                        .await
+                        .ok();
                 } else {
                     tokio::fs::remove_file(path).await.ok();
                 }

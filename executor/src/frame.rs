@@ -37,6 +37,11 @@ pub struct Init<'a> {
     pub log_level: &'a str,
     pub environment: &'a BTreeMap<String, String>,
     pub limits: InitLimits,
+    /// It is to be forked, and answers no call itself.
+    pub template: bool,
+    /// What a template handles once before it is forked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warm_up: Option<&'a serde_json::Value>,
 }
 
 #[derive(Debug, Serialize)]
@@ -96,6 +101,16 @@ pub fn ping(id: u64, path: Option<&str>) -> Result<Bytes, serde_json::Error> {
     encode(4, id, &PingBody { path })
 }
 
+/// To a template, with the new one's socket.
+pub fn fork(id: u64) -> Result<Bytes, serde_json::Error> {
+    encode(5, id, &serde_json::Map::new())
+}
+
+/// First to what was forked: to be an instance, in a root of its own.
+pub fn adopt(root: &str) -> Result<Bytes, serde_json::Error> {
+    encode(6, 0, &serde_json::json!({ "root": root }))
+}
+
 fn encode<T: Serialize>(kind: u8, id: u64, body: &T) -> Result<Bytes, serde_json::Error> {
     let mut frame = BytesMut::with_capacity(512);
     frame.put_u32(0);
@@ -136,6 +151,9 @@ pub struct Ready {
     pub entrypoint_kind: String,
     pub import_ms: f64,
     pub init_ms: f64,
+    /// Of a template: why it must not be forked.
+    #[serde(default)]
+    pub spawn_only: Option<String>,
 }
 
 #[derive(Debug)]

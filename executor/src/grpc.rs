@@ -217,8 +217,11 @@ async fn package(
         .version(&account, &id)
         .await?
         .ok_or_else(|| Error::not_found(format!("version {id}")))?;
-    let known = node.store.lock(&account, &id).await?.map(|lock| lock.lock);
-    let known = known.or_else(|| Some(asked.lock.clone()).filter(|lock| !lock.is_empty()));
+    let kept = node.store.lock(&account, &id).await?;
+    let (known, system) = match kept {
+        Some(kept) => (Some(kept.lock), Some(kept.system)),
+        None => (told(&asked.lock), told(&asked.system)),
+    };
     let missed = Mutex::new(0u32);
     let say = |line: String| {
         let event = v1::PackageEvent {
@@ -228,6 +231,10 @@ async fn package(
             *missed.lock().unwrap_or_else(PoisonError::into_inner) += 1;
         }
     };
+    let laid = node
+        .system
+        .package(&version.spec.system, system, &say)
+        .await?;
     let built = node
         .environments
         .package(&version.spec.python, known, &say)
@@ -237,7 +244,12 @@ async fn package(
         digest: built.digest,
         reused: built.origin == Origin::There,
         fetched: built.origin == Origin::Fetched,
+        system: laid.lock,
     })
+}
+
+fn told(lock: &str) -> Option<String> {
+    Some(lock.to_owned()).filter(|lock| !lock.is_empty())
 }
 
 async fn inspect(node: &Node, asked: &v1::InspectRequest) -> Result<v1::InspectReply> {

@@ -12,11 +12,12 @@ use crate::{
     instance::Grounds,
     leave,
     meter::{Counts, Meter},
-    pool::{Common, Pool, Starts},
+    pool::{Common, Pool, Starts, Templates},
     python::Python,
     run::Runner,
     shelf::Shelf,
     sweep,
+    system::System,
     uv::Uv,
     version::{Files, Version},
     watch::Hub,
@@ -40,6 +41,9 @@ use std::{
 use store::{Store, executions::Holder};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+/// In the object store, where environments have the C library that they were chosen for: a layer's digest holds its release.
+const LAYERS: &str = "layer";
+
 pub struct Executor {
     node: Arc<Node>,
     door: Door,
@@ -56,6 +60,7 @@ pub(crate) struct Node {
     pub level: Level,
     pub python: Python,
     pub environments: Environments,
+    pub system: System,
     pub runner: Arc<Runner>,
     pub hub: Arc<Hub>,
     pub tasks: TaskTracker,
@@ -101,6 +106,10 @@ pub(crate) async fn bind(config: Config, deps: Deps) -> Result<Executor> {
     if left > 0 {
         tracing::info!("ended {left} instances that an earlier run had left");
     }
+    let system = System::find(&config.data_dir, config.apt_cache.clone(), &level).await;
+    if let Some(why) = system.refusal() {
+        tracing::info!("versions with dependencies.system cannot run here: {why}");
+    }
     let door = peers.open(config.node_id.as_str()).await?;
     let address = door.address().to_owned();
     let boot_id = BootId::from_uuid(uuid::Uuid::now_v7());
@@ -126,6 +135,7 @@ pub(crate) async fn bind(config: Config, deps: Deps) -> Result<Executor> {
         result_bytes: config.result_bytes,
         logs: config.logs,
         counts: counts.clone(),
+        spares: config.spares,
     };
     let common = Common {
         grounds,
@@ -135,6 +145,9 @@ pub(crate) async fn bind(config: Config, deps: Deps) -> Result<Executor> {
         queue: config.queue,
         idle: config.idle,
         sessions: config.sessions,
+        templates: config
+            .templates
+            .then(|| Templates::new(config.template_idle)),
     };
     let stop = CancellationToken::new();
     let runner = Runner {
@@ -158,6 +171,7 @@ pub(crate) async fn bind(config: Config, deps: Deps) -> Result<Executor> {
     let node = Arc::new(Node {
         environments: Environments::new(&config.data_dir, uv, python.clone())
             .shared(Shelf::of(&store, &python.libc)),
+        system: system.shared(Shelf::of(&store, LAYERS).map(Shelf::with_foreign_links)),
         store,
         bus,
         address,
@@ -275,12 +289,16 @@ impl Node {
                 .ok_or_else(|| Error::internal("the version's code is not there"))?;
             files::unpack(&code, entrypoint, bytes).await?;
         }
-        let lock = self
-            .store
-            .lock(account, id)
-            .await?
-            .map(|lock| lock.lock)
+        let kept = self.store.lock(account, id).await?;
+        let (lock, system) = kept
+            .map(|kept| (kept.lock, kept.system))
             .unwrap_or_default();
+        let layer = self.system.folder(&system)?;
+        if layer.as_ref().is_some_and(|folder| !folder.exists()) {
+            self.system
+                .package(&version.spec.system, Some(system), &|_| {})
+                .await?;
+        }
         let packages = self.environments.folder(&lock);
         if packages.as_ref().is_some_and(|folder| !folder.exists()) {
             // Placed here before it was packaged here: another node's lock, or a data directory that was cleared.
@@ -294,6 +312,7 @@ impl Node {
             runner: self.worker.clone(),
             code,
             packages,
+            layer,
             processes: self.config.processes,
             open_files: self.config.open_files,
             tmp_mb: self.config.tmp_mb,

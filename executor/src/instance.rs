@@ -1,38 +1,47 @@
 //! One running worker: started confined, greeted, called, and ended for certain.
 
+mod body;
+mod lines;
+
 use crate::{
     confine::{
-        self, Confined, Exit,
-        egress::{Bounds, Policy, Proxy, Refusal, Resolver},
+        self, Exit,
+        egress::{Bounds, Policy, Proxy, Resolver},
     },
     frame::{self, Init, InitLimits},
     link::{Hello, Link, Over},
     meter::Counts,
     pool::probes,
+    template::Template,
     version::Version,
     watch::Hub,
 };
+use body::Body;
+use bytes::Bytes;
 use domain::{
     Timestamp,
     egress::Rule,
     execution::{Failure, FailureCode, FailurePhase},
     health::Sign,
     id::InstanceId,
-    log::{Level, Line},
-    waterfall::Start,
+    log::Line,
+    waterfall::{How, Start},
 };
+pub use lines::instance_lines;
+use lines::tell_refusals;
 use std::{
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
-use store::{Clock, Store, logs::Entry};
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio_util::task::TaskTracker;
+use store::Store;
+use tokio::{
+    net::{TcpListener, UnixStream},
+    sync::{mpsc, oneshot, watch},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Beside the body of a result.
 const FRAME_SLACK: usize = 128 * 1024;
-/// What is kept of what an instance says while it starts, for whoever asks why it did not.
-const KEPT_LINES: usize = 200;
 /// How long a worker whose socket is closed may take to end by itself.
 const ENDS_WITHIN: Duration = Duration::from_millis(500);
 /// Refused connections that may wait to be told.
@@ -46,7 +55,7 @@ pub struct Instance {
     pub birth: Birth,
     /// It may be asked for a path.
     pub is_asgi: bool,
-    confined: Arc<Confined>,
+    body: Arc<Body>,
     exit: watch::Receiver<Option<Exit>>,
 }
 
@@ -110,6 +119,8 @@ pub struct Grounds {
     pub resolver: Resolver,
     /// The most that an instance may compute with, in cores.
     pub cpus: Option<f64>,
+    /// How many that were forked wait for use, for each template.
+    pub spares: usize,
 }
 
 /// Why an instance did not become ready, and what it said until then.
@@ -120,11 +131,13 @@ pub struct NotReady {
 }
 
 impl Instance {
-    /// Spawns, imports and initialises, and waits until its health check is good. On an error nothing of it is left.
+    /// Forks it from the template if there is one, else spawns, imports and initialises, and waits until its health check is good. On an
+    /// error nothing of it is left.
     pub async fn start(
         id: InstanceId,
         version: &Arc<Version>,
         grounds: &Grounds,
+        template: Option<&Arc<Template>>,
     ) -> Result<Self, NotReady> {
         let begun = Instant::now();
         let said = Arc::new(Mutex::new(Vec::new()));
@@ -132,7 +145,14 @@ impl Instance {
             failure,
             lines: said.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         };
-        let started = Self::spawn(id, version, grounds, Arc::clone(&said)).await;
+        let forked = match template {
+            Some(template) => Self::fork(&id, version, grounds, template, &said).await,
+            None => None,
+        };
+        let started = match forked {
+            Some(forked) => Ok(forked),
+            None => Self::spawn(id, version, grounds, Arc::clone(&said)).await,
+        };
         let deadline = Instant::now() + grounds.start_within;
         let (mut instance, hello) = started.map_err(|message| {
             not_ready(Failure::new(
@@ -144,10 +164,10 @@ impl Instance {
         let failure = tokio::select! {
             hello = hello => match hello {
                 Ok(Hello::Ready(ready)) => {
-                    tracing::debug!(instance.id = %instance.id, kind = ready.entrypoint_kind, import_ms = ready.import_ms, init_ms = ready.init_ms, "an instance is ready");
+                    tracing::debug!(instance.id = %instance.id, kind = ready.entrypoint_kind, how = %instance.how(), import_ms = ready.import_ms, init_ms = ready.init_ms, "an instance is ready");
                     instance.is_asgi = ready.entrypoint_kind == "asgi";
                     instance.birth = Birth::of(begun);
-                    instance.birth.greeted(ready.import_ms, ready.init_ms);
+                    instance.birth.greeted(instance.imported(ready.import_ms), ready.init_ms);
                     match instance.becomes_healthy(version, grounds.start_within, deadline).await {
                         Ok(()) => match instance.bound(grounds) {
                             Ok(()) => {
@@ -176,7 +196,7 @@ impl Instance {
         let Some(cores) = grounds.cpus else {
             return Ok(());
         };
-        self.confined.limit_cpu(cores).map_err(|error| {
+        self.body.limit_cpu(cores).map_err(|error| {
             let message = format!("executor.cpus cannot be kept: {error}");
             Failure::new(FailureCode::InitFailed, FailurePhase::Spawn, message)
         })
@@ -223,54 +243,70 @@ impl Instance {
             .take()
             .ok_or("the sandbox came without a socket")?;
         let egress = confined.egress.take();
-        let (link, read) = Link::new(socket);
-        let (link, confined) = (Arc::new(link), Arc::new(confined));
-        let frame_bytes = grounds.result_bytes + FRAME_SLACK;
-        let init = Init {
-            code_dir: "/agent/code",
-            site_dirs: if version.has_environment() {
-                &["/agent/env"]
-            } else {
-                &[]
-            },
-            entrypoint: version.spec.entrypoint.as_str(),
-            concurrency: version.spec.configuration.concurrent_executions,
-            log_level: version.spec.log_level.as_str(),
-            environment: &version.environment,
-            limits: InitLimits {
-                frame_bytes,
-                result_bytes: grounds.result_bytes,
-                log_lines: grounds.logs.lines,
-                log_bytes: grounds.logs.bytes,
-                log_line_bytes: grounds.logs.line_bytes,
-            },
+        let (instance, hello) = Self::attended(
+            id,
+            version,
+            grounds,
+            Arc::clone(&said),
+            (socket, Body::Spawned(confined)),
+        );
+        if let Some(listener) = egress {
+            serve_egress(listener, version, grounds, said, instance.link.closing());
+        }
+        let init = init_frame(version, grounds, false)?;
+        if instance.link.send(init).is_err() {
+            return Err("the worker ended before it was greeted".to_owned());
+        }
+        Ok((instance, hello))
+    }
+
+    /// `None`: it has to be spawned.
+    async fn fork(
+        id: &InstanceId,
+        version: &Arc<Version>,
+        grounds: &Grounds,
+        template: &Arc<Template>,
+        said: &Arc<Mutex<Vec<Line>>>,
+    ) -> Option<(Self, oneshot::Receiver<Hello>)> {
+        let spare = match template.take().await {
+            Ok(spare) => spare,
+            Err(error) => {
+                tracing::warn!(instance.id = %id, version.id = %version.id, error = %error, "an instance could not be forked and is spawned");
+                return None;
+            }
         };
-        let init = frame::init(&init).map_err(|error| error.to_string())?;
+        let body = Body::Forked(spare.forked);
+        let (instance, hello) = Self::attended(
+            id.clone(),
+            version,
+            grounds,
+            Arc::clone(said),
+            (spare.socket, body),
+        );
+        let adopt = frame::adopt(&spare.root).ok()?;
+        // It may have ended while it waited: then the reader sees the end.
+        instance.link.send(adopt).ok();
+        Some((instance, hello))
+    }
+
+    /// With tasks that write to its socket, read from it, and end it when it is over.
+    fn attended(
+        id: InstanceId,
+        version: &Arc<Version>,
+        grounds: &Grounds,
+        said: Arc<Mutex<Vec<Line>>>,
+        (socket, body): (UnixStream, Body),
+    ) -> (Self, oneshot::Receiver<Hello>) {
+        let (link, read) = Link::new(socket);
+        let (link, body) = (Arc::new(link), Arc::new(body));
         let (tell_hello, hello) = oneshot::channel();
         let (tell_exit, exit) = watch::channel(None);
-        if let Some(listener) = egress {
-            let (refusals, refused) = mpsc::channel(REFUSALS);
-            let proxy = Proxy {
-                policy: Policy {
-                    egress: version.spec.egress.clone(),
-                    private: Arc::clone(&grounds.egress_private),
-                },
-                bounds: Bounds::default(),
-                resolver: grounds.resolver.share(),
-                refusals,
-            };
-            grounds.tasks.spawn(proxy.serve(listener, link.closing()));
-            grounds.tasks.spawn(tell_refusals(
-                refused,
-                instance_lines(version, grounds, Arc::clone(&said)),
-                grounds.store.clock().clone(),
-            ));
-        }
         let writer = Arc::clone(&link);
         grounds.tasks.spawn(async move { writer.write().await });
         let (reader, name) = (Arc::clone(&link), id.clone());
         let lines = instance_lines(version, grounds, said);
-        let watched = Arc::clone(&confined);
+        let watched = Arc::clone(&body);
+        let frame_bytes = grounds.frame_bytes();
         grounds.tasks.spawn(async move {
             match reader.read(read, frame_bytes, tell_hello, lines).await {
                 Over::Closed => {}
@@ -288,18 +324,15 @@ impl Instance {
         });
         let instance = Self {
             id,
-            pid: confined.pid(),
+            pid: body.pid(),
             created_at: grounds.store.now(),
             link,
             birth: Birth::of(Instant::now()),
             is_asgi: false,
-            confined,
+            body,
             exit,
         };
-        if instance.link.send(init).is_err() {
-            return Err("the worker ended before it was greeted".to_owned());
-        }
-        Ok((instance, hello))
+        (instance, hello)
     }
 
     /// Kills everything of it and sees it empty.
@@ -360,95 +393,108 @@ impl Instance {
         }
     }
 
-    /// More than its first process and its worker: something that a call left running.
+    /// Something that a call left running.
     pub fn has_strays(&self) -> bool {
-        self.processes() > 2
+        self.body.has_strays()
+    }
+
+    /// What is forked imports nothing, and whatever is spawned at least itself: so the phases tell which it was.
+    fn imported(&self, claimed_ms: f64) -> f64 {
+        const LEAST_MS: f64 = 0.01;
+        match self.how() {
+            How::Forked => 0.0,
+            How::Spawned => claimed_ms.max(LEAST_MS),
+        }
+    }
+
+    pub fn how(&self) -> How {
+        if self.body.is_forked() {
+            How::Forked
+        } else {
+            How::Spawned
+        }
     }
 
     pub fn processes(&self) -> usize {
-        self.confined.processes()
+        self.body.processes()
     }
 
     pub fn memory(&self) -> confine::Memory {
-        self.confined.memory()
+        self.body.memory()
     }
 
     pub fn cpu_us(&self) -> u64 {
-        self.confined.cpu_us()
+        self.body.cpu_us()
     }
 }
 
-/// Connections that the proxy refused are lines of the instance.
-async fn tell_refusals(
-    mut refused: mpsc::Receiver<Refusal>,
-    lines: impl Fn(Vec<Line>),
-    clock: Clock,
+impl Grounds {
+    pub fn frame_bytes(&self) -> usize {
+        self.result_bytes + FRAME_SLACK
+    }
+}
+
+/// What a worker is told first.
+pub fn init_frame(version: &Version, grounds: &Grounds, template: bool) -> Result<Bytes, String> {
+    let spec = &version.spec;
+    let init = Init {
+        code_dir: "/agent/code",
+        site_dirs: if version.has_environment() {
+            &["/agent/env"]
+        } else {
+            &[]
+        },
+        entrypoint: spec.entrypoint.as_str(),
+        concurrency: spec.configuration.concurrent_executions,
+        log_level: spec.log_level.as_str(),
+        environment: &version.environment,
+        limits: InitLimits {
+            frame_bytes: grounds.frame_bytes(),
+            result_bytes: grounds.result_bytes,
+            log_lines: grounds.logs.lines,
+            log_bytes: grounds.logs.bytes,
+            log_line_bytes: grounds.logs.line_bytes,
+        },
+        template,
+        warm_up: spec.warm.up.as_ref().filter(|_| template),
+    };
+    frame::init(&init).map_err(|error| error.to_string())
+}
+
+/// The only way out of a sandbox, until `closing`.
+pub fn serve_egress(
+    listener: TcpListener,
+    version: &Arc<Version>,
+    grounds: &Grounds,
+    said: Arc<Mutex<Vec<Line>>>,
+    closing: CancellationToken,
 ) {
-    while let Some(refusal) = refused.recv().await {
-        let message = format!(
-            "connection to {}:{} refused: {}",
-            refusal.host, refusal.port, refusal.reason
-        );
-        lines(vec![Line {
-            timestamp: clock.now(),
-            level: Level::Warn,
-            message,
-            context: None,
-        }]);
-    }
+    let (refusals, refused) = mpsc::channel(REFUSALS);
+    let proxy = Proxy {
+        policy: Policy {
+            egress: version.spec.egress.clone(),
+            private: Arc::clone(&grounds.egress_private),
+        },
+        bounds: Bounds::default(),
+        resolver: grounds.resolver.share(),
+        refusals,
+    };
+    grounds.tasks.spawn(proxy.serve(listener, closing));
+    grounds.tasks.spawn(tell_refusals(
+        refused,
+        instance_lines(version, grounds, said),
+        grounds.store.clock().clone(),
+    ));
 }
 
-async fn end(confined: &Confined, id: &InstanceId) {
+async fn end(body: &Body, id: &InstanceId) {
     for _ in 0..3 {
-        match confined.kill().await {
+        match body.kill().await {
             Ok(_) => return,
             Err(error) => {
                 tracing::error!(instance.id = %id, error = %error, "an instance could not be ended; trying again");
             }
         }
-    }
-}
-
-/// Keeps what an instance says outside of any call: for its start, for the agent's log, for whoever watches.
-fn instance_lines(
-    version: &Arc<Version>,
-    grounds: &Grounds,
-    said: Arc<Mutex<Vec<Line>>>,
-) -> impl Fn(Vec<Line>) + use<> {
-    let (version, grounds) = (Arc::clone(version), grounds.clone());
-    let budget = std::sync::atomic::AtomicI64::new(i64::from(grounds.logs.bytes));
-    move |mut lines| {
-        let now = grounds.store.now();
-        lines.iter_mut().for_each(|line| line.heard(now));
-        let bytes: usize = lines.iter().map(Line::bytes).sum();
-        if budget.fetch_sub(
-            i64::try_from(bytes).unwrap_or(i64::MAX),
-            std::sync::atomic::Ordering::Relaxed,
-        ) < 0
-        {
-            return;
-        }
-        let mut kept = said.lock().unwrap_or_else(PoisonError::into_inner);
-        let room = KEPT_LINES.saturating_sub(kept.len());
-        kept.extend(lines.iter().take(room).cloned());
-        drop(kept);
-        grounds
-            .hub
-            .log(&version.account, &version.spec.agent_id, None, &lines);
-        let store = grounds.store.clone();
-        let entry = |(seq, line): (usize, Line)| Entry {
-            account: version.account.clone(),
-            agent_id: version.spec.agent_id.clone(),
-            execution_id: None,
-            seq: i64::try_from(seq).unwrap_or(0),
-            line,
-        };
-        let entries: Vec<Entry> = lines.into_iter().enumerate().map(entry).collect();
-        grounds.tasks.spawn(async move {
-            if let Err(error) = store.append_logs(entries).await {
-                tracing::warn!(error = ?error, "log lines of an instance were not kept");
-            }
-        });
     }
 }
 

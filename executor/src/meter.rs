@@ -6,6 +6,7 @@ use crate::{call::Attempted, host::Node, pool::Picture};
 use domain::{
     execution::{Ending, Failure, Mode, Outcome},
     instance::State,
+    waterfall::How,
 };
 use prometheus_client::{
     collector::Collector,
@@ -25,8 +26,8 @@ use std::{
 const DURATIONS: [f64; 14] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0, 120.0, 900.0, 7200.0,
 ];
-const STARTS: [f64; 11] = [
-    0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0,
+const STARTS: [f64; 14] = [
+    0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0,
 ];
 
 type Labels<const N: usize> = [(&'static str, &'static str); N];
@@ -39,7 +40,7 @@ pub(crate) struct Counts {
     queued: Histogram,
     attempts: Family<Labels<1>, Counter>,
     starts: Family<Labels<1>, Counter>,
-    cold: Histogram,
+    cold: Family<Labels<1>, Histogram>,
 }
 
 impl Default for Counts {
@@ -50,7 +51,7 @@ impl Default for Counts {
             queued: Histogram::new(DURATIONS),
             attempts: Family::default(),
             starts: Family::default(),
-            cold: Histogram::new(STARTS),
+            cold: Family::new_with_constructor(|| Histogram::new(STARTS)),
         }
     }
 }
@@ -74,9 +75,11 @@ impl Counts {
         self.attempts.get_or_create(&[("outcome", outcome)]).inc();
     }
 
-    pub fn started(&self, took: Duration) {
+    pub fn started(&self, took: Duration, how: How) {
         self.starts.get_or_create(&[("outcome", "ready")]).inc();
-        self.cold.observe(took.as_secs_f64());
+        self.cold
+            .get_or_create(&[("how", how.as_str())])
+            .observe(took.as_secs_f64());
     }
 
     pub fn not_started(&self, failure: &Failure) {
@@ -142,6 +145,7 @@ impl Meter {
 #[derive(Default)]
 struct Sum {
     versions: i64,
+    templates: i64,
     waiting: i64,
     in_flight: i64,
     free: i64,
@@ -153,6 +157,7 @@ struct Sum {
 impl Sum {
     fn add(&mut self, picture: &Picture, slots: u32) {
         self.versions += 1;
+        self.templates += i64::from(picture.has_template);
         self.waiting += i64::from(picture.waiting);
         self.in_flight += i64::from(picture.in_flight);
         self.starting += i64::from(picture.starting);
@@ -179,6 +184,11 @@ impl Collector for Meter {
         }
         for (name, help, value) in [
             ("phalanx_executor_versions", "Versions hosted", sum.versions),
+            (
+                "phalanx_executor_templates",
+                "Versions whose further instances are forked",
+                sum.templates,
+            ),
             (
                 "phalanx_executor_queue_length",
                 "Executions that wait for a seat",

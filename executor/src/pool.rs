@@ -9,6 +9,7 @@ pub(crate) mod probes;
 mod scaling;
 mod sessions;
 mod starts;
+mod warm;
 
 use crate::{
     instance::{Grounds, Instance, NotReady},
@@ -32,6 +33,7 @@ use std::{
 };
 use tokio::sync::{Notify, oneshot, watch};
 use tokio_util::sync::CancellationToken;
+pub use warm::Templates;
 
 /// What all pools of an executor share.
 pub struct Common {
@@ -43,6 +45,8 @@ pub struct Common {
     /// The stable window of the scaling.
     pub idle: Duration,
     pub sessions: session::Limits,
+    /// `None`: every instance is spawned.
+    pub templates: Option<Templates>,
 }
 
 pub struct Pool {
@@ -75,6 +79,7 @@ struct State {
     loop_since: Option<Timestamp>,
     /// How the last start of a crash loop ended.
     loop_failure: Option<Failure>,
+    warm: warm::Warm,
     closed: bool,
     /// Others serve the version: durable work goes to them.
     hands_over: bool,
@@ -140,6 +145,7 @@ pub struct Picture {
     pub envelope: Envelope,
     pub instances: Vec<Portrait>,
     pub starting: u32,
+    pub has_template: bool,
     pub in_flight: u32,
     pub waiting: u32,
     pub failures: u32,
@@ -171,6 +177,7 @@ impl Pool {
             crashes: Crashes::default(),
             loop_since: None,
             loop_failure: None,
+            warm: warm::Warm::default(),
             closed: false,
             hands_over: false,
         };
@@ -414,16 +421,22 @@ impl Pool {
             self.end_loop().await;
         }
         futures::future::join_all(instances.iter().map(|instance| instance.kill())).await;
-        // Those that were starting see `closed` and end themselves.
+        // Those that were starting see `closed` and end themselves, a template among them.
         loop {
             let changed = self.changed.notified();
-            if self.state().starting == 0 {
-                return;
+            let starts = {
+                let state = self.state();
+                state.starting > 0 || state.warm.is_starting()
+            };
+            if !starts {
+                break;
             }
             tokio::time::timeout(Duration::from_millis(100), changed)
                 .await
                 .ok();
         }
+        let templates = self.state().warm.drain();
+        futures::future::join_all(templates.iter().map(|template| template.end())).await;
     }
 
     pub fn picture(&self) -> Picture {
@@ -442,6 +455,7 @@ impl Pool {
             envelope: state.envelope.clone(),
             instances: state.seats.iter().map(portrait).collect(),
             starting: state.starting,
+            has_template: state.warm.template().is_some(),
             in_flight: state.in_flight,
             waiting: u32::try_from(state.waiting.len()).unwrap_or(u32::MAX),
             failures: state.failures,

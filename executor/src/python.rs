@@ -40,12 +40,25 @@ p=[sys.base_prefix,sys.base_exec_prefix,sysconfig.get_path('stdlib'),sysconfig.g
 print(json.dumps({'executable':os.path.realpath(sys.executable),'version':list(sys.version_info[:3]),'paths':p,'libc':'-'.join(platform.libc_ver()),\
 'tag':sys.implementation.cache_tag+'-'+sysconfig.get_platform()+'-'+(getattr(sys,'abiflags','') or '')}))";
 
+/// What we are told by the environment is ours alone.
+pub fn without_ours(command: &mut Command) -> &mut Command {
+    for (name, _) in std::env::vars_os() {
+        if ["PHALANX_", "AWS_", "OTEL_"]
+            .iter()
+            .any(|ours| name.to_string_lossy().starts_with(ours))
+        {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
 impl Python {
     /// Asks the interpreter `name` (a path, or a name on the PATH) what it is.
     pub async fn find(name: &str) -> Result<Self> {
         let advice = "install Python 3.10 or newer (Debian: apt install python3), or name one in executor.python (PHALANX__EXECUTOR__PYTHON=PATH)";
         let mut command = Command::new(name);
-        command
+        without_ours(&mut command)
             .args(["-I", "-c", ASK])
             .stdin(Stdio::null())
             .kill_on_drop(true);
@@ -104,7 +117,8 @@ impl Python {
             .map_err(failed)?;
         let compile = "import py_compile,sys; py_compile.compile(sys.argv[1]+'/worker.py', cfile=sys.argv[1]+'/.worker.pyc', dfile='worker.py', doraise=True, \
              invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)";
-        let output = Command::new(&self.executable)
+        let mut command = Command::new(&self.executable);
+        let output = without_ours(&mut command)
             .args(["-I", "-c", compile])
             .arg(&dir)
             .kill_on_drop(true)

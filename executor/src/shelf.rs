@@ -15,6 +15,7 @@ pub struct Shelf {
     store: Store,
     blobs: Blobs,
     libc: String,
+    limits: Limits,
 }
 
 /// What came of looking for an environment.
@@ -35,7 +36,14 @@ impl Shelf {
             store: store.clone(),
             blobs: blobs.clone(),
             libc: libc.to_owned(),
+            limits: Limits::default(),
         })
+    }
+
+    /// For folders whose links may lead anywhere.
+    pub fn with_foreign_links(mut self) -> Self {
+        self.limits.foreign_links = true;
+        self
     }
 
     /// Unpacks the environment to `folder` if another node has put it here.
@@ -73,10 +81,10 @@ impl Shelf {
             Err(error) if error.kind == domain::Kind::Internal => return spoilt("is too large"),
             Err(error) => return unanswered(&error, say),
         }
-        let (file, target) = (file.to_owned(), folder.to_owned());
+        let (file, target, limits) = (file.to_owned(), folder.to_owned(), self.limits);
         let unpacking = tokio::task::spawn_blocking(move || {
             files::aside(&target, |temporary| {
-                archive::unpack(&file, temporary, Limits::default()).map_err(|error| {
+                archive::unpack(&file, temporary, limits).map_err(|error| {
                     Error::unavailable(format!("it cannot be unpacked: {error}")).because(error)
                 })
             })

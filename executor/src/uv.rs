@@ -129,7 +129,7 @@ impl Uv {
         }
         tracing::info!("installing {PINNED} into {}", self.dir.display());
         let mut command = Command::new(&python.executable);
-        command
+        crate::python::without_ours(&mut command)
             .args([
                 "-m",
                 "pip",

@@ -23,6 +23,8 @@ pub struct Files {
     pub code: PathBuf,
     /// `None` where the version needs no packages.
     pub packages: Option<PathBuf>,
+    /// `None` where the version needs no packages of the system.
+    pub layer: Option<PathBuf>,
     pub processes: u64,
     pub open_files: u64,
     pub tmp_mb: u64,
@@ -48,6 +50,7 @@ impl Version {
         if let Some(packages) = &self.files.packages {
             spec = spec.show(packages, "/agent/env");
         }
+        spec.layer = self.files.layer.clone().map(confine::Layer::Shown);
         let configuration = &self.spec.configuration;
         spec.memory_mb = u64::from(configuration.memory_limit_mb);
         // Sync handlers get a thread each, and threads count as processes.

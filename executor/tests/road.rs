@@ -116,12 +116,17 @@ impl World {
             log_level: domain::log::Level::Info,
             isolation: agent::Isolation::default(),
             egress: domain::egress::Egress::default(),
+            warm: domain::agent::Warm::default(),
         };
         change(&mut spec);
         let (account, id) = (AccountId::default_account(), self.version_id());
         let sealed = self
             .store
-            .seal_environment(&id, &[("GREETING".to_owned(), "hi".to_owned())].into())
+            .seal_environment(
+                &account,
+                &id,
+                &[("GREETING".to_owned(), "hi".to_owned())].into(),
+            )
             .expect("sealed");
         let digest = domain::artifact::digest(source.as_bytes());
         let accepted = agents::Accepted {
@@ -137,16 +142,13 @@ impl World {
                     deleted_at: None,
                 },
                 webhook_secret: vec![],
-                key: keys::New {
-                    id: KeyId::from_uuid(uuid::Uuid::now_v7()),
-                    account: account.clone(),
-                    hash: self.store.hash_key("k"),
-                    name: "k".into(),
-                    permissions: Permissions::agent_permissions(),
-                    agents: None,
-                    created_at: now(),
-                    expires_at: None,
-                },
+                key: keys::New::lasting(
+                    (KeyId::from_uuid(uuid::Uuid::now_v7()), account.clone()),
+                    self.store.hash_key("k"),
+                    "k".into(),
+                    Permissions::agent_permissions(),
+                    now(),
+                ),
             }),
             version: Some(versions::New {
                 id: id.clone(),

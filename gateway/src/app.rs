@@ -1,7 +1,8 @@
 //! What every handler shares.
 
 use crate::{
-    config::Config, hosts::Hosts, keys::Keys, known::Agents, meter::Meter, ready::Readiness,
+    config::Config, hosts::Hosts, keys::Keys, known::Agents, limits::Meters, meter::Meter,
+    ready::Readiness,
 };
 use bus::Bus;
 use domain::Timestamp;
@@ -32,6 +33,7 @@ pub struct Shared {
     pub started_at: Timestamp,
     pub keys: Keys,
     pub agents: Agents,
+    pub limits: Meters,
     pub hosts: Hosts,
     pub meter: Meter,
     /// What `/metrics` shows, once it was told.

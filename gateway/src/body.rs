@@ -26,6 +26,9 @@ pub async fn read(request: Request, limit: usize) -> Answer<Bytes> {
     if !is_json(request.headers()) {
         return Err(Refusal::unsupported_media_type());
     }
+    if is_encoded(request.headers()) {
+        return Err(Refusal::encoded());
+    }
     let declared = request
         .headers()
         .get(header::CONTENT_LENGTH)
@@ -108,6 +111,12 @@ fn too_large(limit: usize) -> Error {
         Kind::TooLarge,
         format!("the body is too large; allowed are at most {limit} bytes"),
     )
+}
+
+/// Anything but `identity` (RFC 9110, 8.4): what is packed could unpack to anything.
+fn is_encoded(headers: &HeaderMap) -> bool {
+    let mut encodings = headers.get_all(header::CONTENT_ENCODING).iter();
+    encodings.any(|one| !one.as_bytes().eq_ignore_ascii_case(b"identity"))
 }
 
 /// `application/json` or `application/…+json` (RFC 6838), with any parameters.

@@ -43,8 +43,8 @@ struct Entry<V> {
 
 enum Found<V> {
     Fresh(V),
-    /// Ours to read anew; nobody waits for us.
-    Stale(V),
+    /// Ours to read anew; nobody waits for us. Good until then at the latest.
+    Stale(V, Instant),
     Nothing,
 }
 
@@ -68,11 +68,14 @@ impl<K: Eq + Hash + Clone, V: Clone> Cache<K, V> {
         match self.find(key) {
             Found::Fresh(value) => Ok(Some(value)),
             // What was true a moment ago serves better than a refusal.
-            Found::Stale(value) => Ok(self.renew(key, life, read).await.unwrap_or(Some(value))),
+            Found::Stale(value, until) => match self.renew(key, life, read).await {
+                Err(_) if Instant::now() < until => Ok(Some(value)),
+                renewed => renewed,
+            },
             Found::Nothing => {
                 // Closed never: a refused permit would only mean one reader more.
                 let _permit = self.readers.acquire().await;
-                if let Found::Fresh(value) | Found::Stale(value) = self.find(key) {
+                if let Found::Fresh(value) | Found::Stale(value, _) = self.find(key) {
                     return Ok(Some(value));
                 }
                 self.renew(key, life, read).await
@@ -87,9 +90,11 @@ impl<K: Eq + Hash + Clone, V: Clone> Cache<K, V> {
         read: impl AsyncFnOnce() -> Result<Option<V>>,
     ) -> Result<Option<V>> {
         let drops = self.drops.load(Ordering::SeqCst);
+        // An answer is as old as its question.
+        let asked_at = Instant::now();
         let value = read().await?;
         match &value {
-            Some(value) => self.keep(key, value, life(value), drops),
+            Some(value) => self.keep(key, value, (life(value), asked_at), drops),
             // What is gone is not served stale; what was never there leaves nothing to take out.
             None if self.reading().contains_key(key) => {
                 self.writing().remove(key);
@@ -112,11 +117,11 @@ impl<K: Eq + Hash + Clone, V: Clone> Cache<K, V> {
         } else if entry.renewing.swap(true, Ordering::Relaxed) {
             Found::Fresh(entry.value.clone())
         } else {
-            Found::Stale(entry.value.clone())
+            Found::Stale(entry.value.clone(), entry.read_at + entry.life.kept)
         }
     }
 
-    fn keep(&self, key: &K, value: &V, life: Life, drops: u64) {
+    fn keep(&self, key: &K, value: &V, (life, read_at): (Life, Instant), drops: u64) {
         let mut entries = self.writing();
         if self.drops.load(Ordering::SeqCst) != drops {
             return;
@@ -129,7 +134,7 @@ impl<K: Eq + Hash + Clone, V: Clone> Cache<K, V> {
         }
         let entry = Entry {
             value: value.clone(),
-            read_at: Instant::now(),
+            read_at,
             life,
             renewing: AtomicBool::new(false),
         };
@@ -212,6 +217,32 @@ mod tests {
                 .expect("read");
         }
         assert!(cache.len() <= 100);
+    }
+
+    #[tokio::test]
+    async fn nothing_outlives_its_life_by_a_slow_read() {
+        let cache: Cache<u8, u32> = Cache::new(10);
+        let life = Life {
+            fresh: Duration::ZERO,
+            kept: Duration::from_millis(20),
+        };
+        let slowly = async |answer| {
+            tokio::time::sleep(Duration::from_millis(40)).await;
+            answer
+        };
+        let first = async || Ok(Some(3));
+        assert_eq!(cache.get(&1, |_| life, first).await.expect("read"), Some(3));
+        let failing = async || slowly(Err(domain::Error::unavailable("no"))).await;
+        let late = cache.get(&1, |_| life, failing).await;
+        assert!(
+            late.is_err(),
+            "it was over before the read failed: {late:?}"
+        );
+        // What was asked for long ago is old when it comes.
+        let slow = async || slowly(Ok(Some(4))).await;
+        assert_eq!(cache.get(&1, |_| life, slow).await.expect("read"), Some(4));
+        let anew = async || Ok(Some(5));
+        assert_eq!(cache.get(&1, |_| life, anew).await.expect("read"), Some(5));
     }
 
     #[tokio::test]

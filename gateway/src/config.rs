@@ -21,6 +21,10 @@ pub struct Config {
     pub drain: Duration,
     /// Connections at once; those over that wait to be accepted.
     pub connections: usize,
+    /// Of them, those from one address (of IPv6: one /64); those over that are closed at once. Behind a proxy all come from one.
+    pub connections_per_address: usize,
+    /// How long any request may take until its answer begins, an execution excepted.
+    pub request: Duration,
     /// How long a connection may take from one request to the whole head of the next.
     pub idle: Duration,
     /// How long a client may not read what is sent to it.
@@ -49,6 +53,8 @@ impl Default for Config {
             max_execute_body_bytes: 32 * 1024 * 1024,
             drain: Duration::from_secs(30),
             connections: 10_000,
+            connections_per_address: 2_500,
+            request: Duration::from_secs(120),
             idle: Duration::from_secs(30),
             stall: Duration::from_secs(60),
             tls: None,

@@ -4,10 +4,12 @@ use crate::{
     app::App,
     audit,
     error::{Answer, Refusal},
+    limits::{Subject, Taken},
     router::{self, Access, ENDPOINTS, Endpoint},
-    spans,
+    spans, sse,
 };
 use axum::{
+    body::Body,
     extract::{ConnectInfo, FromRequestParts, Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, header, request::Parts},
     middleware::Next,
@@ -17,16 +19,21 @@ use domain::{
     Error, Kind, Timestamp,
     id::AgentId,
     key::{Key, Permission},
+    limit::Cost,
     trace::Context,
 };
-use futures::FutureExt;
+use futures::{FutureExt, StreamExt};
 use std::{
     net::{IpAddr, SocketAddr},
     panic::AssertUnwindSafe,
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
+use store::Hash;
 use tracing::Instrument;
+
+/// What a body must come at, to be waited for longer than other requests.
+const BYTES_PER_S: u64 = 64 * 1024;
 
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -88,12 +95,25 @@ impl<S: Send + Sync> FromRequestParts<S> for Who {
 }
 
 /// The path's agent, as far as the caller's key reaches. An id that no agent can have is one that does not exist.
-pub fn reach(who: &Who, agent_id: &str) -> Answer<AgentId> {
+pub async fn reach(app: &App, who: &Who, agent_id: &str) -> Answer<AgentId> {
     let agent: AgentId = agent_id
         .parse()
         .map_err(|_| Error::not_found(format!("agent {}", domain::text::quote(agent_id))))?;
-    who.key.reaches(&agent)?;
+    reaches(app, who, &agent).await?;
     Ok(agent)
+}
+
+/// Whether the caller's key reaches this agent.
+pub async fn reaches(app: &App, who: &Who, agent: &AgentId) -> domain::Result<()> {
+    let key = &who.key;
+    if key.environments.is_none() {
+        return key.reaches(agent);
+    }
+    let lived_in = app
+        .agents
+        .environments(&app.store, &key.account, agent)
+        .await?;
+    key.reaches_in(agent, &lived_in)
 }
 
 pub async fn guard(State(gate): State<Gate>, request: Request, next: Next) -> Response {
@@ -124,33 +144,87 @@ async fn pass(
     next: Next,
 ) -> Response {
     let permissions = match gate.endpoint().access {
-        Access::Open => return next.run(request).await,
+        Access::Open => return bounded(&gate, request, next).await,
         Access::KeyUnlessOpened(_) if gate.app.config.open_metrics => {
-            return next.run(request).await;
+            return bounded(&gate, request, next).await;
         }
-        Access::Key(permissions) | Access::KeyUnlessOpened(permissions) => permissions,
+        Access::Key(permissions)
+        | Access::KeyItself(permissions)
+        | Access::KeyUnlessOpened(permissions) => permissions,
     };
-    let key = match gate.app.keys.of(&gate.app.store, request.headers()).await {
-        Ok(key) => key,
+    let (key, hash) = match gate.app.keys.of(&gate.app.store, request.headers()).await {
+        Ok(held) => held,
         Err(error) => return Refusal::from(error).into_response(),
     };
-    let due = key
-        .is_due_at(gate.app.store.now())
-        .then(|| Arc::clone(&key));
-    let mut response = keyed(gate, permissions, key, (id, trace), request, next).await;
-    if let Some(key) = due {
-        warn_of_rotation(&key, response.headers_mut());
+    let mut response = keyed(gate.clone(), permissions, &key, (id, trace), request, next).await;
+    warn_of_rotation(&gate.app, &key, response.headers_mut());
+    if sse::is(&response) {
+        ends_with_its_key(&gate.app, hash, response)
+    } else {
+        response
     }
-    response
 }
 
-/// Deprecation (RFC 9745) and Sunset (RFC 8594): the key should be rotated, and when it ends.
-fn warn_of_rotation(key: &Key, headers: &mut HeaderMap) {
-    let since = key.rotate_at.map(|at| format!("@{}", at.0 / 1000));
-    let ends = key.expires_at.and_then(Timestamp::http_date);
-    for (name, value) in [("deprecation", since), ("sunset", ends)] {
+/// Who follows something for hours does so no longer than its key opens it.
+fn ends_with_its_key(app: &App, hash: Hash, response: Response) -> Response {
+    let app = app.clone();
+    response.map(|body| {
+        let over = async move { app.keys.until_over(&app.store, &hash).await };
+        Body::from_stream(body.into_data_stream().take_until(Box::pin(over)))
+    })
+}
+
+/// Everything that a request takes until its answer begins. Executions have times of their own; a body gets time for what it declares.
+async fn bounded(gate: &Gate, request: Request, next: Next) -> Response {
+    let Some(limit) = limit(gate, request.headers()) else {
+        return next.run(request).await;
+    };
+    match tokio::time::timeout(limit, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => late(limit, "it was given up"),
+    }
+}
+
+fn limit(gate: &Gate, headers: &HeaderMap) -> Option<Duration> {
+    if gate.endpoint().path.ends_with("/execute") {
+        return None;
+    }
+    let declared = headers.get(header::CONTENT_LENGTH);
+    let declared = declared.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    let most = gate.app.config.max_deploy_body_bytes as u64;
+    let body = Duration::from_secs(declared.unwrap_or(0).min(most) / BYTES_PER_S);
+    Some(gate.app.config.request + body)
+}
+
+fn late(limit: Duration, what: &str) -> Response {
+    let message = format!("the request took longer than {} s: {what}", limit.as_secs());
+    Refusal::from(Error::new(Kind::Timeout, message)).into_response()
+}
+
+/// Deprecation (RFC 9745) and Sunset (RFC 8594): the key should be rotated, and when it ends. Where it may replace itself, the link
+/// (RFC 5829) says how.
+fn warn_of_rotation(app: &App, key: &Key, headers: &mut HeaderMap) {
+    let now = app.store.now();
+    let Some(since) = key.deprecated_since(now) else {
+        return;
+    };
+    let link = (!key.replaced && key.may_replace_itself(now).is_ok()).then(|| {
+        format!(
+            "<{}/keys/{}/rotate>; rel=\"successor-version\"",
+            app.base_url, key.id
+        )
+    });
+    let said = [
+        (
+            "deprecation",
+            Some(format!("@{}", since.0.div_euclid(1000))),
+        ),
+        ("sunset", key.expires_at.and_then(Timestamp::http_date)),
+        ("link", link),
+    ];
+    for (name, value) in said {
         if let Some(Ok(value)) = value.map(|value| HeaderValue::from_str(&value)) {
-            headers.insert(HeaderName::from_static(name), value);
+            headers.append(HeaderName::from_static(name), value);
         }
     }
 }
@@ -159,18 +233,25 @@ fn warn_of_rotation(key: &Key, headers: &mut HeaderMap) {
 async fn keyed(
     gate: Gate,
     permissions: &[Permission],
-    key: Arc<Key>,
+    key: &Arc<Key>,
     (id, trace): (String, Option<Context>),
     mut request: Request,
     next: Next,
 ) -> Response {
-    let allowed = permissions.iter().any(|one| key.allows(*one).is_ok());
-    let denied = permissions
-        .first()
-        .filter(|_| !allowed)
-        .and_then(|one| key.allows(*one).err());
+    let admitted = admit(&gate, permissions, key, request.uri().path()).await;
+    let (taken, denied) = match admitted {
+        Ok(taken) => (taken, None),
+        Err(refusal) => (None, Some(refusal)),
+    };
+    let app = gate.app.clone();
+    let tell = |mut response: Response| {
+        if let Some(taken) = &taken {
+            app.limits.tell(taken, response.headers_mut());
+        }
+        response
+    };
     let who = Who(Arc::new(Caller {
-        key,
+        key: Arc::clone(key),
         request_id: id,
         trace,
         remote: request
@@ -181,12 +262,12 @@ async fn keyed(
     request.extensions_mut().insert(who.clone());
     let Some(action) = gate.endpoint().audited else {
         return match denied {
-            Some(error) => Refusal::from(error).into_response(),
-            None => next.run(request).await,
+            Some(refusal) => refusal.into_response(),
+            None => tell(bounded(&gate, request, next).await),
         };
     };
-    // A change is made whole, and noted, even if its caller hangs up meanwhile.
-    let app = gate.app.clone();
+    // A change is made whole, and noted, even if its caller hangs up meanwhile, or has waited for too long.
+    let (app, limit) = (gate.app.clone(), limit(&gate, request.headers()));
     let change = async move {
         let at = app.store.now();
         let subject = request
@@ -195,17 +276,53 @@ async fn keyed(
             .trim_start_matches("/api/v1/")
             .to_owned();
         let response = match denied {
-            Some(error) => Refusal::from(error).into_response(),
+            Some(refusal) => refusal.into_response(),
             None => next.run(request).await,
         };
         let record = audit::record(&who, action, subject, at, &response);
         audit::note(&app, record).await;
         response
     };
-    match gate.app.changes.spawn(change.in_current_span()).await {
-        Ok(response) => response,
-        Err(error) => Refusal::from(Error::internal("the change was broken off").because(error))
-            .into_response(),
+    let changing = gate.app.changes.spawn(change.in_current_span());
+    let limit = limit.unwrap_or(Duration::MAX);
+    match tokio::time::timeout(limit, changing).await {
+        Ok(Ok(response)) => tell(response),
+        Ok(Err(error)) => {
+            Refusal::from(Error::internal("the change was broken off").because(error))
+                .into_response()
+        }
+        Err(_) => late(
+            limit,
+            "it goes on; look what came of it before you ask again",
+        ),
+    }
+}
+
+/// By its limits, and by what it may do.
+async fn admit(
+    gate: &Gate,
+    permissions: &[Permission],
+    key: &Key,
+    path: &str,
+) -> Answer<Option<Taken>> {
+    let taken = if key.limits.rate.is_some() {
+        let subject = Subject::of_key(key);
+        gate.app
+            .limits
+            .take(&gate.app.store, subject, Cost::REQUEST)
+            .await?
+    } else {
+        None
+    };
+    let allowed = permissions.iter().any(|one| key.allows(*one).is_ok());
+    let itself = matches!(gate.endpoint().access, Access::KeyItself(_))
+        && path.split('/').any(|part| part == key.id.as_str());
+    match permissions.first().filter(|_| !allowed && !itself) {
+        Some(one) => {
+            let denied = key.allows(*one).map_err(Refusal::from);
+            denied.map(|()| taken)
+        }
+        None => Ok(taken),
     }
 }
 
@@ -236,6 +353,11 @@ pub async fn wrong_method(State(app): State<App>, request: Request) -> Response 
         std::time::Duration::ZERO,
     );
     dressed(response, &id)
+}
+
+/// Before any endpoint was found.
+pub fn refused(refusal: Refusal, headers: &HeaderMap) -> Response {
+    dressed(refusal.into_response(), &request_id(headers))
 }
 
 /// What every response says.

@@ -4,9 +4,10 @@
 //! those over that wait in the kernel's queue, where they cost us nothing. Bodies have bounds of their own (`body`).
 
 mod patient;
+mod peers;
 pub mod tls;
 
-use crate::{app::App, router};
+use crate::{app::App, door, error::Refusal, router};
 use axum::{Router, body::Body, extract::ConnectInfo};
 use domain::{Error, Result};
 use hyper::{Request, body::Incoming, service::service_fn};
@@ -15,6 +16,7 @@ use hyper_util::{
     server::conn::auto,
 };
 use patient::Patient;
+use peers::Peers;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tls::Certificate;
 use tokio::{
@@ -26,9 +28,13 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
 
-/// Fields of a head, and bytes of all of them together.
+/// Fields of a head, bytes of all of them together, and of a URL. What is over that is refused in our own words.
 const HEADERS: usize = 100;
 const HEAD_BYTES: usize = 64 * 1024;
+const URL_BYTES: usize = 8 * 1024;
+/// What is over that is not read at all: hyper refuses it with a bare status.
+const READ_HEADERS: usize = 200;
+const READ_BYTES: usize = 128 * 1024;
 /// Requests at once on one connection of HTTP/2.
 const STREAMS: u32 = 256;
 /// A silent HTTP/2 connection is asked whether anybody is there.
@@ -54,12 +60,12 @@ impl Edge {
         http.http1()
             .timer(TokioTimer::new())
             .header_read_timeout(app.config.idle)
-            .max_headers(HEADERS)
-            .max_buf_size(HEAD_BYTES);
+            .max_headers(READ_HEADERS)
+            .max_buf_size(READ_BYTES);
         http.http2()
             .timer(TokioTimer::new())
             .max_concurrent_streams(STREAMS)
-            .max_header_list_size(u32::try_from(HEAD_BYTES).unwrap_or(u32::MAX))
+            .max_header_list_size(u32::try_from(READ_BYTES).unwrap_or(u32::MAX))
             .keep_alive_interval(PING_EVERY)
             .keep_alive_timeout(PONG_WITHIN);
         Self {
@@ -89,9 +95,16 @@ impl Edge {
     async fn speak(self, stream: impl AsyncRead + AsyncWrite + Unpin + 'static, peer: SocketAddr) {
         let router = self.router;
         let service = service_fn(move |request: Request<Incoming>| {
+            let refusal = too_large(&request);
             let mut request = request.map(Body::new);
             request.extensions_mut().insert(ConnectInfo(peer));
-            router.clone().oneshot(request)
+            let router = router.clone();
+            async move {
+                match refusal {
+                    Some(refusal) => Ok(door::refused(refusal, request.headers())),
+                    None => router.oneshot(request).await,
+                }
+            }
         });
         let stream = TokioIo::new(Patient::new(stream, self.idle, self.stall));
         let mut speaking = std::pin::pin!(self.http.serve_connection(stream, service));
@@ -111,6 +124,24 @@ impl Edge {
     }
 }
 
+/// A head that is larger than any of ours needs to be.
+fn too_large<B>(request: &Request<B>) -> Option<Refusal> {
+    let url = request
+        .uri()
+        .path_and_query()
+        .map_or(0, |url| url.as_str().len());
+    if url > URL_BYTES {
+        return Some(Refusal::uri_too_long(URL_BYTES));
+    }
+    let fields = request.headers();
+    let bytes: usize = fields
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len())
+        .sum();
+    (fields.len() > HEADERS || bytes > HEAD_BYTES)
+        .then(|| Refusal::headers_too_large(HEADERS, HEAD_BYTES))
+}
+
 /// Serves until told to stop; then takes nothing new, and what is in flight has its time.
 pub async fn serve(
     listener: TcpListener,
@@ -119,6 +150,7 @@ pub async fn serve(
     stop: &CancellationToken,
 ) -> Result<()> {
     let edge = Edge::new(&app, certificate);
+    let peers = Peers::new(app.config.connections_per_address);
     let room = Arc::new(Semaphore::new(app.config.connections));
     let tracker = TaskTracker::new();
     // Those that are still there at the end are cut off.
@@ -143,10 +175,14 @@ pub async fn serve(
                 continue;
             }
         };
+        let Some(one) = peers.one_of(peer.ip()) else {
+            tracing::debug!(peer = %peer.ip(), "an address has too many connections");
+            continue;
+        };
         let connection = edge.clone().connection(stream, peer);
         let cut = cut.clone();
         tracker.spawn(async move {
-            let _place = place;
+            let _places = (place, one);
             tokio::select! {
                 () = connection => {}
                 () = cut.cancelled() => {}

@@ -2,7 +2,7 @@
 
 use axum::{
     body::Body,
-    http::{HeaderName, HeaderValue, Response, StatusCode, header},
+    http::{HeaderMap, HeaderValue, Response, StatusCode, header},
     response::IntoResponse,
 };
 use domain::{Error, Kind};
@@ -23,7 +23,7 @@ struct Refused {
     /// Phase logs of a deployment that failed.
     logs: Vec<String>,
     retry_after_s: Option<u32>,
-    header: Option<(HeaderName, HeaderValue)>,
+    headers: HeaderMap,
 }
 
 /// The code of a refused request, for the audit; rides in the response's extensions.
@@ -55,7 +55,7 @@ impl Refusal {
             error: Error::new(Kind::Invalid, message),
             logs: Vec::new(),
             retry_after_s: None,
-            header: None,
+            headers: HeaderMap::new(),
         }))
     }
 
@@ -66,10 +66,34 @@ impl Refusal {
             "METHOD_NOT_ALLOWED",
             message,
         );
-        refusal.0.header = HeaderValue::from_str(allow)
-            .ok()
-            .map(|allow| (header::ALLOW, allow));
+        if let Ok(allow) = HeaderValue::from_str(allow) {
+            refusal.0.headers.insert(header::ALLOW, allow);
+        }
         refusal
+    }
+
+    pub fn uri_too_long(most: usize) -> Self {
+        let message = format!("the URL is too long; allowed are at most {most} bytes");
+        Self::outside_the_table(StatusCode::URI_TOO_LONG, "URI_TOO_LONG", message)
+    }
+
+    pub fn headers_too_large(most: usize, bytes: usize) -> Self {
+        let message = format!(
+            "the header fields are too many or too large; allowed are at most {most} of together {bytes} bytes"
+        );
+        Self::outside_the_table(
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            "HEADERS_TOO_LARGE",
+            message,
+        )
+    }
+
+    pub fn encoded() -> Self {
+        Self::outside_the_table(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "UNSUPPORTED_MEDIA_TYPE",
+            "the body has a content-encoding; send it as it is, without one".to_owned(),
+        )
     }
 
     pub fn unsupported_media_type() -> Self {
@@ -90,6 +114,11 @@ impl Refusal {
         self
     }
 
+    pub fn with_headers(mut self, headers: HeaderMap) -> Self {
+        self.0.headers.extend(headers);
+        self
+    }
+
     pub fn kind(&self) -> Kind {
         self.0.error.kind
     }
@@ -102,19 +131,18 @@ impl From<Error> for Refusal {
             Kind::RateLimited | Kind::Exhausted | Kind::Unavailable => Some(1),
             _ => None,
         };
-        let header = (error.kind == Kind::Unauthenticated).then(|| {
-            (
-                header::WWW_AUTHENTICATE,
-                HeaderValue::from_static("Bearer realm=\"phalanx\""),
-            )
-        });
+        let mut headers = HeaderMap::new();
+        if error.kind == Kind::Unauthenticated {
+            let challenge = HeaderValue::from_static("Bearer realm=\"phalanx\"");
+            headers.insert(header::WWW_AUTHENTICATE, challenge);
+        }
         Self(Box::new(Refused {
             status,
             code,
             error,
             logs: Vec::new(),
             retry_after_s,
-            header,
+            headers,
         }))
     }
 }
@@ -168,9 +196,7 @@ impl IntoResponse for Refusal {
                 .headers_mut()
                 .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
-        if let Some((name, value)) = refused.header {
-            response.headers_mut().insert(name, value);
-        }
+        response.headers_mut().extend(refused.headers);
         response.extensions_mut().insert(Code(refused.code));
         response
     }

@@ -85,7 +85,11 @@ impl<'a> Fields<'a> {
 
     /// Anything that is not null.
     pub fn value(&self, name: &'static str) -> Option<&'a Value> {
-        self.asked.borrow_mut().push(name);
+        let mut asked = self.asked.borrow_mut();
+        if !asked.contains(&name) {
+            asked.push(name);
+        }
+        drop(asked);
         self.members?.get(name).filter(|value| !value.is_null())
     }
 
@@ -176,8 +180,7 @@ impl<'a> Fields<'a> {
 
     pub fn integer(&self, name: &'static str, allowed: RangeInclusive<u32>) -> Option<u32> {
         let value = self.value(name)?;
-        let found = value
-            .as_u64()
+        let found = whole(value)
             .and_then(|n| u32::try_from(n).ok())
             .filter(|n| allowed.contains(n));
         if found.is_none() {
@@ -191,6 +194,17 @@ impl<'a> Fields<'a> {
             );
         }
         found
+    }
+
+    /// The same, and it says so where it was left out.
+    pub fn needed_number(
+        &self,
+        name: &'static str,
+        allowed: &str,
+        good: impl FnOnce(f64) -> bool,
+    ) -> Option<f64> {
+        self.needed(name, allowed)?;
+        self.number(name, allowed, good)
     }
 
     /// `allowed` says in words what `good` accepts.
@@ -304,6 +318,16 @@ impl Drop for Fields<'_> {
     }
 }
 
+/// A number without a fraction, however it is written: 24.0 is an integer (JSON Schema, core 6.3).
+fn whole(value: &Value) -> Option<u64> {
+    let written = || {
+        value
+            .as_f64()
+            .filter(|n| n.fract() == 0.0 && (0.0..9e15).contains(n))
+    };
+    value.as_u64().or_else(|| written().map(|n| n as u64))
+}
+
 /// A member's name as a part of a path: plain, or quoted and cut.
 pub fn member(name: &str) -> String {
     let plain = !name.is_empty()
@@ -380,7 +404,8 @@ mod tests {
     fn integers_are_integers() {
         for (value, good) in [
             (json!(5), true),
-            (json!(5.0), false),
+            (json!(5.0), true),
+            (json!(5e0), true),
             (json!(5.5), false),
             (json!("5"), false),
             (json!(-5), false),

@@ -55,16 +55,13 @@ pub async fn first_key(
         ));
     }
     let secret = given.unwrap_or_else(|| mint(region, &account));
-    let key = New {
-        id: KeyId::from_uuid(uuid::Uuid::now_v7()),
-        account,
-        hash: store.hash_key(&secret),
-        name: "first key".to_owned(),
-        permissions: Key::all_permissions(),
-        agents: None,
-        created_at: store.now(),
-        expires_at: None,
-    };
+    let key = New::lasting(
+        (KeyId::from_uuid(uuid::Uuid::now_v7()), account),
+        store.hash_key(&secret),
+        "first key".to_owned(),
+        Key::all_permissions(),
+        store.now(),
+    );
     Ok(store.begin(&key).await?.then_some(secret))
 }
 
@@ -77,14 +74,14 @@ pub fn of_agent(
 ) -> (New, String) {
     let secret = mint(region, account);
     let key = New {
-        id: KeyId::from_uuid(uuid::Uuid::now_v7()),
-        account: account.clone(),
-        hash: store.hash_key(&secret),
-        name: format!("agent {agent}"),
-        permissions: Key::agent_permissions(),
         agents: Some(BTreeSet::from([agent.clone()])),
-        created_at: store.now(),
-        expires_at: None,
+        ..New::lasting(
+            (KeyId::from_uuid(uuid::Uuid::now_v7()), account.clone()),
+            store.hash_key(&secret),
+            format!("agent {agent}"),
+            Key::agent_permissions(),
+            store.now(),
+        )
     };
     (key, secret)
 }

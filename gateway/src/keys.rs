@@ -28,11 +28,13 @@ pub struct Keys {
     used: Mutex<HashMap<KeyId, Timestamp>>,
 }
 
-/// A revoked key opens nothing after two seconds, even where no gateway could be told.
+/// A revoked key opens nothing after two seconds, even where no gateway could be told, and where the rows cannot be read.
 const GOOD: Life = Life {
-    fresh: Duration::from_secs(1),
-    kept: Duration::from_secs(30),
+    fresh: Duration::from_millis(900),
+    kept: Duration::from_millis(1800),
 };
+/// How often it is asked whether the key of a stream is still good.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 const BAD: Life = Life {
     fresh: Duration::from_secs(2),
     kept: Duration::from_secs(2),
@@ -51,16 +53,23 @@ impl Default for Keys {
 impl Keys {
     /// The key of a request. What has not the form of a key costs nothing; a wrong key costs one hash, and one read every
     /// other second. The comparison is by the hash of 256 bits, which a caller cannot steer.
-    pub async fn of(&self, store: &Store, headers: &HeaderMap) -> Result<Arc<Key>> {
+    pub async fn of(&self, store: &Store, headers: &HeaderMap) -> Result<(Arc<Key>, Hash)> {
         let secret = bearer(headers)?;
         let hash = store.hash_key(secret);
-        let key = self.find(store, &hash).await?.ok_or_else(refused)?;
-        let now = store.now();
-        if key.is_valid_at(now) {
-            self.used().insert(key.id.clone(), now);
-            Ok(key)
-        } else {
-            Err(refused())
+        let key = self.valid(store, &hash).await?.ok_or_else(refused)?;
+        self.used().insert(key.id.clone(), store.now());
+        Ok((key, hash))
+    }
+
+    async fn valid(&self, store: &Store, hash: &Hash) -> Result<Option<Arc<Key>>> {
+        let key = self.find(store, hash).await?;
+        Ok(key.filter(|key| key.is_valid_at(store.now())))
+    }
+
+    /// Returns when the key opens nothing any more. While the rows cannot be read nobody can say so.
+    pub async fn until_over(&self, store: &Store, hash: &Hash) {
+        while !matches!(self.valid(store, hash).await, Ok(None)) {
+            tokio::time::sleep(LOOK_EVERY).await;
         }
     }
 
@@ -112,7 +121,7 @@ impl Keys {
     }
 }
 
-fn bearer(headers: &HeaderMap) -> Result<&str> {
+pub fn bearer(headers: &HeaderMap) -> Result<&str> {
     let missing = || {
         Error::new(
             Kind::Unauthenticated,

@@ -6,15 +6,19 @@ use crate::{
 };
 use domain::{
     Error, Result,
+    agent::Environment,
     deployment::{Kind, Status},
     id::{AccountId, AgentId, NodeId, VersionId},
+    limit::Limits,
     traffic::{Route, Traffic},
 };
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use store::{Store, deployments::Deployment};
 
 #[derive(Debug)]
 pub struct Agent {
+    pub incarnation: String,
+    pub limits: Limits,
     traffic: Traffic,
     /// Beside the routes: what an execution takes from its version's configuration, and who runs it.
     timeouts_s: Vec<u32>,
@@ -34,7 +38,11 @@ pub struct Chosen<'a> {
 
 type Key = (AccountId, AgentId);
 
-pub struct Agents(Cache<Key, Arc<Agent>>);
+pub struct Agents {
+    serving: Cache<Key, Arc<Agent>>,
+    /// Where agents live and lived: for keys that are limited to environments.
+    places: Cache<Key, Arc<BTreeSet<Environment>>>,
+}
 
 const ANSWERING: Life = Life {
     fresh: Duration::from_secs(5),
@@ -47,7 +55,10 @@ const SILENT: Life = Life {
 
 impl Default for Agents {
     fn default() -> Self {
-        Self(Cache::new(20_000))
+        Self {
+            serving: Cache::new(20_000),
+            places: Cache::new(20_000),
+        }
     }
 }
 
@@ -67,7 +78,7 @@ impl Agents {
             }
         };
         let found = self
-            .0
+            .serving
             .get(&key, life, async || read(store, account, agent).await)
             .await?;
         found.ok_or_else(|| Error::not_found(format!("agent {agent}")))
@@ -84,12 +95,28 @@ impl Agents {
         hosts(store, account, version).await
     }
 
+    /// Empty: there never was such an agent.
+    pub async fn environments(
+        &self,
+        store: &Store,
+        account: &AccountId,
+        agent: &AgentId,
+    ) -> Result<Arc<BTreeSet<Environment>>> {
+        let key = (account.clone(), agent.clone());
+        let read = async || Ok(Some(Arc::new(store.environments_of(account, agent).await?)));
+        let found = self.places.get(&key, |_| SILENT, read).await?;
+        Ok(found.unwrap_or_default())
+    }
+
     pub fn forget(&self, account: AccountId, agent: AgentId) {
-        self.0.forget(&(account, agent));
+        let key = (account, agent);
+        self.serving.forget(&key);
+        self.places.forget(&key);
     }
 
     pub fn forget_all(&self) {
-        self.0.forget_where(|_, _| true);
+        self.serving.forget_where(|_, _| true);
+        self.places.forget_where(|_, _| true);
     }
 }
 
@@ -98,6 +125,7 @@ async fn read(store: &Store, account: &AccountId, id: &AgentId) -> Result<Option
         return Ok(None);
     };
     let traffic = store.traffic(&agent.incarnation).await?;
+    let limits = store.agent_limits(&agent.incarnation).await?;
     let mut timeouts_s = Vec::with_capacity(traffic.routes.len());
     let mut hosting = Vec::with_capacity(traffic.routes.len());
     for route in &traffic.routes {
@@ -113,6 +141,8 @@ async fn read(store: &Store, account: &AccountId, id: &AgentId) -> Result<Option
         None
     };
     Ok(Some(Arc::new(Agent {
+        incarnation: agent.incarnation,
+        limits,
         traffic,
         timeouts_s,
         hosts: hosting,

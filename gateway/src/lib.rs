@@ -23,6 +23,7 @@ mod json;
 pub mod key;
 mod keys;
 mod known;
+mod limits;
 mod listen;
 mod meter;
 mod monitor;
@@ -42,7 +43,7 @@ use bus::Bus;
 use domain::{Error, Result};
 use edge::tls::Certificate;
 use proto::peer::Peers;
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 use store::Store;
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -54,6 +55,9 @@ pub use meter::Meter;
 pub use openapi::document as openapi;
 pub use ready::Readiness;
 pub use router::{Access, Endpoint, endpoints};
+
+/// What the last writes of a gateway may take.
+const LAST: Duration = Duration::from_secs(5);
 
 /// What the gateway works with.
 pub struct Deps {
@@ -75,6 +79,7 @@ pub struct Gateway {
 }
 
 pub async fn bind(config: Config, deps: Deps) -> Result<Gateway> {
+    deps.store.take_up_pepper().await?;
     let certificate = config.tls.clone().map(Certificate::read).transpose()?;
     let listener = listen::listen(config.listen)?;
     let address = listener
@@ -103,6 +108,7 @@ pub async fn bind(config: Config, deps: Deps) -> Result<Gateway> {
         store: deps.store,
         keys: Default::default(),
         agents: Default::default(),
+        limits: Default::default(),
         hosts: Default::default(),
         meter: Default::default(),
         page: Default::default(),
@@ -162,6 +168,8 @@ impl Gateway {
         rooms.spawn(callbacks::run(app.clone(), behind.clone()));
         let (keyed, noted) = (app.clone(), behind.clone());
         rooms.spawn(async move { keyed.keys.note_used(&keyed.store, noted).await });
+        let (limited, swept) = (app.clone(), behind.clone());
+        rooms.spawn(async move { limited.limits.sweep(&limited.store, swept).await });
         if let Some(certificate) = &certificate {
             rooms.spawn(Arc::clone(certificate).keep(behind.clone()));
         }
@@ -172,6 +180,9 @@ impl Gateway {
             .await
             .ok();
         behind.cancel();
+        // What was taken in advance is given back, and the keys that were used are noted.
+        let last = async { while rooms.join_next().await.is_some() {} };
+        tokio::time::timeout(LAST, last).await.ok();
         rooms.shutdown().await;
         served
     }

@@ -1,8 +1,11 @@
 //! The OpenAPI 3.1 document: the handlers' own words, and for every line of the table what its door may answer.
 
+mod parameters;
+
 use crate::{
     error::{ErrorBody, ErrorDetails, ErrorEnvelope},
     router::{Access, ENDPOINTS, Endpoint, Handlers},
+    sse::ServerSentEvent,
 };
 use std::{collections::BTreeSet, sync::LazyLock};
 use utoipa::{
@@ -11,7 +14,10 @@ use utoipa::{
         Components, Content, Info, LicenseBuilder, OpenApi, Ref, RefOr, ResponseBuilder,
         header::HeaderBuilder,
         path::Operation,
-        schema::{KnownFormat, ObjectBuilder, Schema, SchemaFormat, Type},
+        schema::{
+            AdditionalProperties, AnyOfBuilder, ArrayBuilder, KnownFormat, ObjectBuilder, Schema,
+            SchemaFormat, Type,
+        },
         security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
     },
 };
@@ -40,6 +46,9 @@ fn build() -> OpenApi {
     let components = document.components.get_or_insert_with(Components::new);
     components
         .schemas
+        .insert("ServerSentEvent".to_owned(), schema::<ServerSentEvent>());
+    components
+        .schemas
         .insert("ErrorEnvelope".to_owned(), schema::<ErrorEnvelope>());
     components
         .schemas
@@ -60,11 +69,20 @@ fn build() -> OpenApi {
             "ExecuteRequest",
             "AlertPolicyRequest",
             "AcknowledgeRequest",
+            "LimitsRequest",
+            "CreateKeyRequest",
+            "ChangeKeyRequest",
+            "RotateKeyRequest",
+            "RollbackRequest",
+            "UpdateRequest",
+            "ServerSentEvent",
         ],
     );
     for (name, schema) in &mut components.schemas {
-        // A series that was not asked for is left out; in every other answer every field is there.
-        if name != "Series" && !requests.contains(name) {
+        if requests.contains(name) {
+            bound(schema);
+        } else if name != "Series" {
+            // A series that was not asked for is left out; in every other answer every field is there.
             require_all(schema);
         }
     }
@@ -102,6 +120,24 @@ fn reached(components: &Components, from: &[&str]) -> BTreeSet<String> {
     found
 }
 
+/// A request's object has no other members than these, and what may be left out may be null.
+fn bound(schema: &mut RefOr<Schema>) {
+    let RefOr::T(Schema::Object(object)) = schema else {
+        return;
+    };
+    if object.properties.is_empty() {
+        return;
+    }
+    object.additional_properties = Some(Box::new(AdditionalProperties::FreeForm(false)));
+    for (name, property) in &mut object.properties {
+        if !object.required.contains(name) {
+            let null = ObjectBuilder::new().schema_type(Type::Null);
+            let either = AnyOfBuilder::new().item(property.clone()).item(null);
+            *property = RefOr::T(Schema::AnyOf(either.build()));
+        }
+    }
+}
+
 fn require_all(schema: &mut RefOr<Schema>) {
     match schema {
         RefOr::T(Schema::Object(object)) => {
@@ -119,6 +155,7 @@ pub fn operation<'a>(document: &'a mut OpenApi, endpoint: &Endpoint) -> Option<&
         "GET" => item.get.as_mut(),
         "POST" => item.post.as_mut(),
         "PUT" => item.put.as_mut(),
+        "PATCH" => item.patch.as_mut(),
         "DELETE" => item.delete.as_mut(),
         _ => None,
     }
@@ -126,10 +163,17 @@ pub fn operation<'a>(document: &'a mut OpenApi, endpoint: &Endpoint) -> Option<&
 
 /// What every endpoint of its kind may answer; a handler's own words about a status stay.
 fn complete(operation: &mut Operation, endpoint: &Endpoint) {
-    let mut may = vec![(500, "A fault of ours (`INTERNAL`)")];
+    let mut may = vec![
+        (500, "A fault of ours (`INTERNAL`)"),
+        (414, "The URL is longer than 8 KiB (`URI_TOO_LONG`)"),
+        (
+            431,
+            "More than 100 header fields, or 64 KiB of them (`HEADERS_TOO_LARGE`)",
+        ),
+    ];
     match endpoint.access {
         Access::Open => {}
-        Access::Key(any) | Access::KeyUnlessOpened(any) => {
+        Access::Key(any) | Access::KeyItself(any) | Access::KeyUnlessOpened(any) => {
             let words: Vec<&str> = any.iter().map(|one| one.as_str()).collect();
             let needs = format!("Needs a key with `{}`.", words.join("` or `"));
             let said = operation.description.take().unwrap_or_default();
@@ -140,7 +184,14 @@ fn complete(operation: &mut Operation, endpoint: &Endpoint) {
             )]);
             may.push((401, "No valid key was sent (`UNAUTHENTICATED`)"));
             may.push((403, "The key lacks a permission (`FORBIDDEN`)"));
+            may.push((429, "A limit of the key (`RATE_LIMITED`, with `Retry-After`, `RateLimit-Policy` and `RateLimit`)"));
+            may.push((504, "It took too long (`TIMEOUT`)"));
             may.push((503, "A part of the installation is not there right now (`UNAVAILABLE`, with `Retry-After`)"));
+        }
+    }
+    for parameter in operation.parameters.iter_mut().flatten() {
+        if let RefOr::T(parameter) = parameter {
+            parameters::say(endpoint.path, parameter);
         }
     }
     if endpoint.path.contains('{') {
@@ -154,10 +205,6 @@ fn complete(operation: &mut Operation, endpoint: &Endpoint) {
         may.push((
             415,
             "The body is not declared as JSON (`UNSUPPORTED_MEDIA_TYPE`)",
-        ));
-        may.push((
-            504,
-            "The body or the answer did not come in time (`TIMEOUT`)",
         ));
     }
     let has_query = operation.parameters.iter().flatten().any(|one| matches!(one, RefOr::T(one) if one.parameter_in == utoipa::openapi::path::ParameterIn::Query));
@@ -219,6 +266,49 @@ pub fn of_words(words: &'static [&'static str]) -> ObjectBuilder {
         .enum_values(Some(words.iter().copied()))
 }
 
+/// One of these words, or null.
+fn or_null(words: &'static [&'static str]) -> ObjectBuilder {
+    use serde_json::Value;
+    let words = words.iter().map(|word| Value::from(*word));
+    ObjectBuilder::new()
+        .schema_type(utoipa::openapi::schema::SchemaType::from_iter([
+            Type::String,
+            Type::Null,
+        ]))
+        .enum_values(Some(words.chain([Value::Null])))
+}
+
+pub fn maybe_phase() -> ObjectBuilder {
+    or_null(domain::deployment::Phase::WORDS)
+}
+
+pub fn maybe_failure_code() -> ObjectBuilder {
+    or_null(domain::execution::FailureCode::WORDS)
+}
+
+/// A list of at least one of these words.
+fn list_of(words: &'static [&'static str]) -> ArrayBuilder {
+    ArrayBuilder::new()
+        .items(of_words(words))
+        .min_items(Some(1))
+        .max_items(Some(words.len()))
+}
+
+pub fn agent_ids() -> ArrayBuilder {
+    ArrayBuilder::new()
+        .items(parameters::agent_id())
+        .min_items(Some(1))
+        .max_items(Some(1000))
+}
+
+pub fn environments() -> ArrayBuilder {
+    list_of(domain::agent::Environment::WORDS)
+}
+
+pub fn permissions() -> ArrayBuilder {
+    list_of(domain::key::Permission::WORDS)
+}
+
 macro_rules! words {
     ($($name:ident: $of:ty;)*) => {$(
         pub fn $name() -> ObjectBuilder {
@@ -244,6 +334,7 @@ words! {
     failure_phase: domain::execution::FailurePhase;
     health: domain::health::Health;
     isolation: domain::agent::Isolation;
+    instance_start: domain::waterfall::How;
     egress_policy: domain::egress::Policy;
     level: domain::log::Level;
     instance_state: domain::instance::State;

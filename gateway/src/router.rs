@@ -9,6 +9,7 @@ use crate::{
     },
     app::App,
     door::{self, Gate},
+    limits,
 };
 use axum::{
     Router,
@@ -35,11 +36,13 @@ pub enum Access {
     Open,
     /// With a key that holds any of these.
     Key(&'static [P]),
+    /// With such a key, or about the calling key itself: the handler says when.
+    KeyItself(&'static [P]),
     /// With such a key, unless the configuration opens it.
     KeyUnlessOpened(&'static [P]),
 }
 
-use Access::{Key, KeyUnlessOpened, Open};
+use Access::{Key, KeyItself, KeyUnlessOpened, Open};
 
 const READ_EXECUTION: Access = Key(&[P::AgentMonitor, P::AgentExecute]);
 
@@ -76,6 +79,8 @@ endpoints! {
     POST   "/api/v1/agents/{agent_id}/rollback"                          => agents::rollback::rollback, Key(&[P::AgentUpdate]), Some("agent.rollback");
     POST   "/api/v1/agents/{agent_id}/webhook-secret/rotate"             => agents::rotate_webhook_secret::rotate_webhook_secret, Key(&[P::AgentUpdate]), Some("webhook_secret.rotate");
     GET    "/api/v1/agents/{agent_id}/versions"                          => agents::versions::versions, Key(&[P::AgentMonitor]), None;
+    GET    "/api/v1/agents/{agent_id}/limits"                            => agents::limits::limits, Key(&[P::AgentMonitor]), None;
+    PUT    "/api/v1/agents/{agent_id}/limits"                            => agents::replace_limits::replace_limits, Key(&[P::AgentUpdate]), Some("agent_limits.replace");
     GET    "/api/v1/agents/{agent_id}/instances"                         => agents::instances::instances, Key(&[P::AgentMonitor]), None;
     GET    "/api/v1/agents/{agent_id}/sessions"                          => sessions::list::list, Key(&[P::AgentMonitor]), None;
     DELETE "/api/v1/agents/{agent_id}/sessions/{session_id}"             => sessions::end::end, Key(&[P::AgentExecute]), Some("session.end");
@@ -102,7 +107,8 @@ endpoints! {
     DELETE "/api/v1/alerts/policy"                                       => alerts::delete_policy::delete_policy, Key(&[P::AgentUpdate]), Some("alert_policy.delete");
     POST   "/api/v1/keys"                                                => keys::create::create, Key(&[P::KeyManage]), Some("key.create");
     GET    "/api/v1/keys"                                                => keys::list::list, Key(&[P::KeyManage]), None;
-    POST   "/api/v1/keys/{key_id}/rotate"                                => keys::rotate::rotate, Key(&[P::KeyManage]), Some("key.rotate");
+    PATCH  "/api/v1/keys/{key_id}"                                       => keys::change::change, Key(&[P::KeyManage]), Some("key.change");
+    POST   "/api/v1/keys/{key_id}/rotate"                                => keys::rotate::rotate, KeyItself(&[P::KeyManage]), Some("key.rotate");
     DELETE "/api/v1/keys/{key_id}"                                       => keys::revoke::revoke, Key(&[P::KeyManage]), Some("key.revoke");
     GET    "/api/v1/audit"                                               => system::audit::audit, Key(&[P::KeyManage]), None;
     GET    "/api/v1/dead-letters"                                        => dead_letters::list::list, Key(&[P::SystemHealth]), None;
@@ -151,13 +157,22 @@ fn browsers(origins: &[HeaderValue]) -> CorsLayer {
     ];
     CorsLayer::new()
         .allow_origin(origins.to_vec())
-        .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])
+        .allow_methods([
+            Method::GET,
+            Method::POST,
+            Method::PUT,
+            Method::PATCH,
+            Method::DELETE,
+        ])
         .allow_headers(headers)
         .expose_headers([
             door::REQUEST_ID,
             header::RETRY_AFTER,
             HeaderName::from_static("deprecation"),
             HeaderName::from_static("sunset"),
+            header::LINK,
+            limits::POLICY,
+            limits::STANDING,
         ])
         .max_age(Duration::from_secs(600))
 }
@@ -220,7 +235,7 @@ mod tests {
             .map(|endpoint| {
                 let access = match endpoint.access {
                     Open => "open".to_owned(),
-                    Key(any) | KeyUnlessOpened(any) => {
+                    Key(any) | KeyItself(any) | KeyUnlessOpened(any) => {
                         assert!(!any.is_empty(), "{} is closed to everybody", endpoint.path);
                         any.iter()
                             .map(|one| one.as_str())

@@ -14,6 +14,18 @@ use std::time::Duration;
 /// A comment goes out after so long without an event, so that nobody between takes the connection for dead.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
+/// What is read of a stream, one event after the other.
+#[derive(utoipa::ToSchema)]
+#[expect(dead_code, reason = "a schema; events are written as text")]
+pub struct ServerSentEvent {
+    /// To go on after it by `Last-Event-ID`.
+    #[schema(required = false)]
+    id: String,
+    event: String,
+    /// JSON.
+    data: String,
+}
+
 /// One event as bytes.
 pub fn event<T: Serialize>(name: &str, id: Option<&str>, data: &T) -> Bytes {
     let data = serde_json::to_string(data).unwrap_or_else(|_| "null".to_owned());
@@ -88,6 +100,12 @@ pub fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>> {
             "is not an id of these events; allowed is the id of the last event that came",
         )
     })
+}
+
+/// Whether an answer is such a stream.
+pub fn is(response: &Response<Body>) -> bool {
+    let kind = response.headers().get(header::CONTENT_TYPE);
+    kind.is_some_and(|kind| kind == "text/event-stream")
 }
 
 #[cfg(test)]

@@ -14,6 +14,8 @@ use tokio_util::sync::CancellationToken;
 const SLICE: u32 = 1000;
 /// Between two slices: others may write.
 const PAUSE: Duration = Duration::from_millis(10);
+/// What was taken of limits: longer than any month.
+const SPENT: Duration = Duration::from_secs(40 * 24 * 3600);
 /// Slices of one turn; then what ended meanwhile is rolled up first.
 const TURN: u32 = 50;
 
@@ -84,6 +86,7 @@ impl Retention {
         all!(store.purge_logs(old, SLICE));
         all!(store.purge_alerts(old, SLICE));
         all!(store.purge_deliveries(old, SLICE));
+        all!(store.purge_spent(self.before(roller, SPENT), SLICE));
         self.gone += store.purge_instances(old).await?;
         Ok(true)
     }

@@ -121,6 +121,7 @@ impl System {
                 .map(|node| NodeLevel {
                     node_id: node.id.to_string(),
                     isolation: node.capacity.isolation.clone(),
+                    system_packages: node.capacity.system_packages.clone(),
                 })
                 .collect(),
         }

@@ -8,7 +8,10 @@ use proto::{
     peer::{Listen, Peers},
 };
 use std::{fs, path::PathBuf};
-use store::{Blobs, Secrets, Store};
+use store::{
+    Blobs, Secrets, Store,
+    schema::{Given, User},
+};
 
 /// The file's words without the line's end.
 pub fn secret(path: &str) -> Result<String> {
@@ -16,7 +19,8 @@ pub fn secret(path: &str) -> Result<String> {
     Ok(text.trim().to_owned())
 }
 
-pub async fn store(settings: &Settings) -> Result<Store> {
+/// The URL of Postgres.
+fn rows(settings: &Settings) -> Result<String> {
     let told = &settings.store;
     let url = one_of("store", &told.url, &told.url_file)?;
     if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
@@ -24,37 +28,45 @@ pub async fn store(settings: &Settings) -> Result<Store> {
             "a single role needs Postgres: set store.url or store.url_file to postgres://user:password@host/database (SQLite serves one process: `phalanx up`)"
         );
     }
+    Ok(url)
+}
+
+/// `phalanx migrate`: the schema, and what each role's user may. `told`: files of URLs, by role.
+pub async fn migrate(
+    settings: &Settings,
+    told: &[(String, PathBuf)],
+    only_say: bool,
+) -> Result<Given> {
+    if let Some((other, _)) = told
+        .iter()
+        .find(|(role, _)| !store::ROLES.contains(&role.as_str()))
+    {
+        bail!(
+            "--user names {other:?}; allowed are {}",
+            store::ROLES.join(", ")
+        );
+    }
+    let users = store::ROLES.map(|role| match told.iter().find(|(of, _)| of == role) {
+        Some((_, file)) => Ok(User::of_url(role, &secret(&file.to_string_lossy())?)?),
+        None => Ok(User {
+            role,
+            name: format!("{}{role}", settings.store.users),
+            password: None,
+        }),
+    });
+    let users: Result<Vec<User>> = users.into_iter().collect();
+    Ok(store::schema::migrate(&rows(settings)?, &users?, only_say).await?)
+}
+
+pub async fn store(settings: &Settings, secrets: Secrets) -> Result<Store> {
+    let told = &settings.store;
+    let url = rows(settings)?;
     let config = store::Config::Postgres {
         url,
         connections: told.connections.max(2),
     };
-    let store = Store::open(&config, secrets(settings)?).await?;
+    let store = Store::open(&config, secrets).await?;
     Ok(store.with_blobs(Blobs::open(&settings.blobs.with_variables()).await?))
-}
-
-fn secrets(settings: &Settings) -> Result<Secrets> {
-    let path = &settings.master_key_file;
-    if path.is_empty() {
-        bail!(
-            "a single role needs the cluster's key: set master_key_file to a file of 64 hex digits that every process has (`phalanx master-key` prints a new one)"
-        );
-    }
-    let key = master_key(&secret(path)?).with_context(|| {
-        format!(
-            "{path} does not hold a key of 64 hex digits; `phalanx master-key` prints a new one"
-        )
-    })?;
-    Ok(Secrets::new(&key)?)
-}
-
-/// At least 32 bytes in hex.
-pub fn master_key(text: &str) -> Option<Vec<u8>> {
-    let byte = |at: usize| {
-        text.get(at..at + 2)
-            .and_then(|pair| u8::from_str_radix(pair, 16).ok())
-    };
-    let key: Option<Vec<u8>> = (0..text.len()).step_by(2).map(byte).collect();
-    key.filter(|key| key.len() >= 32)
 }
 
 pub async fn bus(settings: &Settings, role: &str) -> Result<Bus> {

@@ -10,10 +10,19 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 pub fn gateway(settings: &Settings) -> Result<gateway::Config> {
     let told = &settings.gateway;
-    if told.connections == 0 {
-        bail!("gateway.connections is 0; allowed is at least 1");
+    for (name, most) in [
+        ("connections", told.connections),
+        ("connections_per_address", told.connections_per_address),
+    ] {
+        if most == 0 {
+            bail!("gateway.{name} is 0; allowed is at least 1");
+        }
     }
-    for (name, seconds) in [("idle_s", told.idle_s), ("stall_s", told.stall_s)] {
+    for (name, seconds) in [
+        ("idle_s", told.idle_s),
+        ("stall_s", told.stall_s),
+        ("request_timeout_s", told.request_timeout_s),
+    ] {
         if !(1..=3600).contains(&seconds) {
             bail!("gateway.{name} is {seconds}; allowed are 1 to 3600 seconds");
         }
@@ -28,6 +37,8 @@ pub fn gateway(settings: &Settings) -> Result<gateway::Config> {
         drain: Duration::from_secs(settings.gateway.drain_s),
         open_metrics: settings.gateway.open_metrics,
         connections: told.connections,
+        connections_per_address: told.connections_per_address,
+        request: Duration::from_secs(told.request_timeout_s),
         idle: Duration::from_secs(told.idle_s),
         stall: Duration::from_secs(told.stall_s),
         tls: tls(&told.tls_certificate, &told.tls_key)?,
@@ -59,6 +70,7 @@ pub fn executor(
     config.python.clone_from(&told.python);
     config.uv = path(&told.uv);
     config.uv_cache = path(&told.uv_cache);
+    config.apt_cache = path(&told.apt_cache);
     config.confine.isolation = match told.isolation {
         Isolation::Namespaces => confine::Isolation::Namespaces,
         Isolation::None => confine::Isolation::None,
@@ -76,6 +88,9 @@ pub fn executor(
     config.tmp_mb = told.tmp_mb;
     config.labels = labels(&told.labels)?;
     config.cpus = cores(told.cpus)?;
+    config.templates = told.templates;
+    config.template_idle = Duration::from_secs(told.template_idle_s);
+    config.spares = told.spares;
     config.egress_private = networks("executor.egress_private", &told.egress_private)?;
     Ok(config)
 }

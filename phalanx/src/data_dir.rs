@@ -1,6 +1,5 @@
 //! The data directory: made private, checked for room, held by one process, with the keys and names that survive restarts.
 
-use crate::backing;
 use anyhow::{Context, Result, bail};
 use domain::id::NodeId;
 use nix::fcntl::{Flock, FlockArg};
@@ -10,6 +9,7 @@ use std::{
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
+use zeroize::Zeroizing;
 
 /// Less room than this, and the first deployments would fill the disk.
 const LEAST_FREE_MB: u64 = 64;
@@ -60,20 +60,13 @@ impl DataDir {
         Ok(Self { path, _lock: lock })
     }
 
-    /// The master key of this installation, made at the first start.
-    pub fn master_key(&self) -> Result<Vec<u8>> {
+    /// The file of this installation's master keys, made at the first start.
+    pub fn master_key(&self) -> Result<PathBuf> {
         let path = self.path.join("master.key");
         if !path.exists() {
             self.write_private("master.key", &new_master_key()?)?;
         }
-        let text = fs::read_to_string(&path)
-            .with_context(|| format!("{} cannot be read", path.display()))?;
-        backing::master_key(text.trim()).with_context(|| {
-            format!(
-                "{} does not hold a key of 64 hex digits; restore it, as what it sealed cannot be read without it",
-                path.display()
-            )
-        })
+        Ok(path)
     }
 
     /// This node's name, made at the first start.
@@ -110,11 +103,17 @@ impl DataDir {
 
 /// 256 bits from the operating system, in hex.
 pub fn new_master_key() -> Result<String> {
-    let mut key = [0u8; 32];
-    File::open("/dev/urandom")
-        .and_then(|mut random| random.read_exact(&mut key))
-        .context("the system's randomness cannot be read")?;
+    let key = random()?;
     Ok(key.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// 256 bits from the operating system.
+pub fn random() -> Result<Zeroizing<[u8; 32]>> {
+    let mut key = Zeroizing::new([0u8; 32]);
+    File::open("/dev/urandom")
+        .and_then(|mut random| random.read_exact(&mut key[..]))
+        .context("the system's randomness cannot be read")?;
+    Ok(key)
 }
 
 fn free_mb(path: &Path) -> Result<u64> {
@@ -131,17 +130,9 @@ mod tests {
     fn keeps_its_keys_and_lets_one_in() {
         let path = std::env::temp_dir().join(format!("phalanx-data-{}", uuid::Uuid::new_v4()));
         let dir = DataDir::open(&path).expect("a new directory");
-        let (key, node) = (
-            dir.master_key().expect("made"),
-            dir.node_id().expect("made"),
-        );
-        assert_eq!(
-            (
-                dir.master_key().expect("kept"),
-                dir.node_id().expect("kept")
-            ),
-            (key, node)
-        );
+        let key = || fs::read_to_string(dir.master_key().expect("there")).expect("a key");
+        let (first, node) = (key(), dir.node_id().expect("made"));
+        assert_eq!((key(), dir.node_id().expect("kept")), (first, node));
         let mode = std::os::unix::fs::PermissionsExt::mode(
             &fs::metadata(path.join("master.key"))
                 .expect("there")

@@ -5,7 +5,9 @@ mod cli;
 mod configs;
 mod data_dir;
 mod healthcheck;
+mod master_keys;
 mod roles;
+mod sealing;
 mod settings;
 mod signals;
 mod telemetry;
@@ -15,7 +17,7 @@ mod welcome;
 use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser, Subcommand};
 use roles::Role;
-use settings::Overrides;
+use settings::{Overrides, Settings};
 use std::{io::Write, path::PathBuf, process::ExitCode};
 
 /// Deploys, runs, scales and watches AI agents written in Python.
@@ -43,8 +45,12 @@ enum Command {
     Monitor(Single),
     /// Print a new key for `gateway.admin_key_file`
     AdminKey,
-    /// Print a new key for `master_key_file`
-    MasterKey,
+    /// Print a new key for `master_key_file`, or exchange the keys that are there
+    MasterKey(sealing::MasterKey),
+    /// Bring the schema of a cluster's database up to date, as its owner, and give each role's user its rights
+    Migrate(Migrate),
+    /// Seal everything anew by the first key of `master_key_file`, while all runs
+    Reseal(sealing::Reseal),
     /// Ask a URL, as http://127.0.0.1:9090/readyz: exit code 0 when it answers 200
     Healthcheck { url: String },
     #[command(flatten)]
@@ -59,6 +65,19 @@ struct Up {
     /// A TOML file over the built-in defaults.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+}
+
+#[derive(clap::Args)]
+struct Migrate {
+    /// A TOML file over the built-in defaults.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Make a role's user as the URL in a file has it, or give it that password: its own process has the same file
+    #[arg(long = "user", value_name = "ROLE=FILE", value_parser = role_and_file)]
+    users: Vec<(String, PathBuf)>,
+    /// Change nothing: print the statements that give the rights
+    #[arg(long)]
+    say: bool,
 }
 
 #[derive(clap::Args)]
@@ -133,7 +152,21 @@ fn begin() -> Result<ExitCode> {
                 &domain::id::AccountId::default_account(),
             ));
         }
-        Some(Command::MasterKey) => return say(&data_dir::new_master_key()?),
+        Some(Command::MasterKey(told)) => {
+            let settings = told_settings(told.config.clone(), arguments.global.data_dir)?;
+            return runtime.block_on(sealing::master_key(told, &settings));
+        }
+        Some(Command::Migrate(told)) => {
+            let settings = told_settings(told.config, arguments.global.data_dir)?;
+            return migrate(
+                &runtime.block_on(backing::migrate(&settings, &told.users, told.say))?,
+                told.say,
+            );
+        }
+        Some(Command::Reseal(told)) => {
+            let settings = told_settings(told.config.clone(), arguments.global.data_dir)?;
+            return runtime.block_on(sealing::reseal(told, &settings));
+        }
         Some(Command::Healthcheck { url }) => return runtime.block_on(healthcheck::run(&url)),
         Some(Command::Up(up)) => (Part::All, up.config, up.listen),
         Some(Command::Gateway(up)) => (Part::One(Role::Gateway), up.config, up.listen),
@@ -153,6 +186,7 @@ fn begin() -> Result<ExitCode> {
         telemetry::start(&settings, part.as_str())?
     };
     raise_open_files();
+    keep_memory_private();
     let left = runtime.block_on(async {
         match part {
             Part::All => up::run(settings, &mut exporter).await,
@@ -166,9 +200,51 @@ fn begin() -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+fn role_and_file(text: &str) -> Result<(String, PathBuf), String> {
+    let (role, file) = text.split_once('=').ok_or("allowed is ROLE=FILE")?;
+    Ok((role.to_owned(), file.into()))
+}
+
+fn migrate(given: &store::schema::Given, only_say: bool) -> Result<ExitCode> {
+    if only_say {
+        for statement in &given.statements {
+            say(&format!("{statement};"))?;
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    say("the schema is up to date")?;
+    for user in &given.users {
+        say(&format!("{user} has its rights"))?;
+    }
+    for user in &given.absent {
+        say(&format!("{user} is no user of this database server"))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn told_settings(config: Option<PathBuf>, data_dir: Option<PathBuf>) -> Result<Settings> {
+    settings::load(Overrides {
+        config,
+        listen: None,
+        data_dir,
+    })
+}
+
 fn say(line: &str) -> Result<ExitCode> {
     writeln!(std::io::stdout(), "{line}").context("nobody reads what was asked for")?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Keys and variables are in it: no core dump, and neither memory nor environment for others of the same user. What this process
+/// executes begins anew.
+fn keep_memory_private() {
+    use nix::sys::resource::{Resource, setrlimit};
+    // One byte: 0 would not keep the kernel from handing the dump to a program (core(5)).
+    let kept =
+        setrlimit(Resource::RLIMIT_CORE, 1, 1).and_then(|()| nix::sys::prctl::set_dumpable(false));
+    if let Err(error) = kept {
+        tracing::warn!(%error, "a core dump of this process could show its secrets");
+    }
 }
 
 /// Ten thousand callers are ten thousand descriptors.

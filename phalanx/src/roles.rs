@@ -3,6 +3,7 @@
 use crate::{
     backing, configs,
     data_dir::DataDir,
+    master_keys,
     settings::Settings,
     signals::{how_it_ended, told_to_leave},
     telemetry::{Exporter, Figures},
@@ -13,7 +14,7 @@ use gateway::{Readiness, ops};
 use prometheus_client::registry::Registry;
 use proto::peer::Peers;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
-use store::Store;
+use store::{Secrets, Store};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -59,7 +60,11 @@ struct Ground {
 
 pub async fn run(role: Role, settings: Settings, exporter: &mut Exporter) -> Result<()> {
     let peers = backing::peers(&settings)?;
-    let store = backing::store(&settings).await?;
+    let secrets = match role {
+        Role::Deployer => Secrets::none(),
+        Role::Gateway | Role::Executor | Role::Monitor => master_keys::secrets(&settings, None)?,
+    };
+    let store = backing::store(&settings, secrets).await?;
     let bus = backing::bus(&settings, role.as_str()).await?;
     let mut ground = Ground {
         settings,

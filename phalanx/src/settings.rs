@@ -14,6 +14,7 @@ const DEFAULTS: &str = include_str!("../default.toml");
 pub struct Settings {
     pub listen: SocketAddr,
     pub data_dir: PathBuf,
+    pub master_key: String,
     pub master_key_file: String,
     pub region: String,
     pub public_url: String,
@@ -36,6 +37,7 @@ pub struct Settings {
 pub struct Store {
     pub url: String,
     pub url_file: String,
+    pub users: String,
     pub connections: u32,
 }
 
@@ -99,6 +101,8 @@ pub struct Gateway {
     pub admin_key_file: String,
     pub open_metrics: bool,
     pub connections: usize,
+    pub connections_per_address: usize,
+    pub request_timeout_s: u64,
     pub idle_s: u64,
     pub stall_s: u64,
     pub tls_certificate: String,
@@ -120,6 +124,7 @@ pub struct Executor {
     pub python: String,
     pub uv: String,
     pub uv_cache: String,
+    pub apt_cache: String,
     pub isolation: Isolation,
     pub result_bytes: usize,
     pub queue: usize,
@@ -132,6 +137,9 @@ pub struct Executor {
     pub tmp_mb: u64,
     pub egress_private: String,
     pub cpus: f64,
+    pub templates: bool,
+    pub template_idle_s: u64,
+    pub spares: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]

@@ -3,6 +3,7 @@
 use crate::{
     configs,
     data_dir::DataDir,
+    master_keys,
     settings::Settings,
     signals::{how_it_ended, told_to_leave},
     telemetry::{Exporter, Figures},
@@ -11,7 +12,7 @@ use crate::{
 use anyhow::{Result, bail};
 use bus::{Bus, Limits};
 use proto::peer::Peers;
-use store::{Blobs, Secrets, Store};
+use store::{Blobs, Store};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -36,7 +37,7 @@ pub async fn run(settings: Settings, exporter: &mut Exporter) -> Result<()> {
         &store::Config::Sqlite {
             path: dir.path.join("phalanx.db"),
         },
-        Secrets::new(&dir.master_key()?)?,
+        master_keys::secrets(&settings, Some(&dir))?,
     )
     .await?
     .with_blobs(Blobs::open(&settings.blobs.with_variables()).await?);

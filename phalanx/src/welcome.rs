@@ -9,6 +9,8 @@ use std::{
 const HELLO: &str = "def handler(input):\n    return {\"hello\": input.get(\"name\", \"world\")}\n";
 
 pub fn print(address: &str, data_dir: &Path, first_key: Option<&str>) {
+    // Where it is read by a person, not kept by whatever keeps the output.
+    let first_key = first_key.filter(|_| std::io::stdout().is_terminal());
     let text = words(address, data_dir, first_key);
     let mut out = std::io::stdout().lock();
     // Nobody reads it: then there is nobody to tell.

@@ -12,6 +12,7 @@ use domain::{
     traffic::Traffic,
 };
 use sqlx::Row;
+use std::collections::BTreeSet;
 
 /// One living (or deleted) agent. `incarnation` tells two agents apart that had the same id one after the other.
 #[derive(Debug, Clone)]
@@ -55,6 +56,8 @@ pub struct Filter {
     pub agent_id: Option<AgentId>,
     /// Only these, where a key is limited to named agents.
     pub scope: Option<Vec<AgentId>>,
+    /// Only those that never lived elsewhere, where a key is limited to environments.
+    pub environments: Option<BTreeSet<Environment>>,
 }
 
 /// What a first or further deploy writes, all or nothing.
@@ -95,8 +98,7 @@ impl Store {
                     .bind(agent.account.as_str()).bind(agent.agent_id.as_str()).bind(agent.environment.as_str()).bind(&agent.name).bind(&agent.created_by)
                     .bind(agent.created_at.0).bind(&new.webhook_secret).bind(&agent.incarnation).execute(&mut *transaction).await?;
                 let key = &new.key;
-                sqlx::query(crate::keys::INSERT).bind(key.id.as_str()).bind(key.account.as_str()).bind(&key.hash.0[..]).bind(&key.name).bind(key.permission_words())
-                    .bind(key.agent_words()).bind(key.created_at.0).bind(key.expires_at.map(|at| at.0)).execute(&mut *transaction).await?;
+                crate::keys::insert!(key, &mut *transaction)?;
             }
             if let Some((artifact, place)) = &code {
                 let size = i64::try_from(artifact.bytes.len()).unwrap_or(i64::MAX);
@@ -154,6 +156,19 @@ impl Store {
         let sql = "SELECT EXISTS (SELECT 1 FROM agents WHERE account = $1 AND agent_id = $2)";
         let row: (bool,) = read!(self, pool => sqlx::query_as(sql).bind(account.as_str()).bind(agent.as_str()).fetch_one(pool).await).map_err(failed)?;
         Ok(row.0)
+    }
+
+    /// Where agents of this id live and lived.
+    pub async fn environments_of(
+        &self,
+        account: &AccountId,
+        agent: &AgentId,
+    ) -> Result<BTreeSet<Environment>> {
+        let sql = "SELECT DISTINCT environment FROM agents WHERE account = $1 AND agent_id = $2";
+        let rows: Vec<(String,)> = read!(self, pool => sqlx::query_as(sql).bind(account.as_str()).bind(agent.as_str()).fetch_all(pool).await).map_err(failed)?;
+        rows.iter()
+            .map(|(one,)| parsed(one, "environment"))
+            .collect()
     }
 
     /// Living agents of an account, and how many of them a version answers for.
@@ -228,6 +243,15 @@ impl Store {
     }
 }
 
+/// Those out of reach of a key that is limited to environments; `account` is the account's place in the statement.
+pub(crate) fn elsewhere(environments: &BTreeSet<Environment>, account: &str) -> String {
+    let words: Vec<String> = environments.iter().map(|one| format!("'{one}'")).collect();
+    format!(
+        "SELECT agent_id FROM agents WHERE account = {account} AND environment NOT IN ({})",
+        words.join(", ")
+    )
+}
+
 /// The list as one statement. An agent is `deleting` or `deploying` while its newest deployment is; else `active` when a
 /// version answers, `failed` when its newest deployment failed, and `inactive` otherwise.
 fn list_sql(filter: &Filter, (sort, descending): (Sort, bool)) -> String {
@@ -247,6 +271,9 @@ fn list_sql(filter: &Filter, (sort, descending): (Sort, bool)) -> String {
             }
         )
     });
+    let walls = filter.environments.as_ref().map_or(String::new(), |own| {
+        format!(" AND l.agent_id NOT IN ({})", elsewhere(own, "$1"))
+    });
     let column = match sort {
         Sort::CreatedAt => "l.created_at",
         Sort::Name => "l.name",
@@ -261,9 +288,9 @@ fn list_sql(filter: &Filter, (sort, descending): (Sort, bool)) -> String {
     };
     format!(
         "WITH newest AS (
-            SELECT d.*, ROW_NUMBER() OVER (PARTITION BY d.incarnation ORDER BY d.created_at DESC, d.id DESC) AS place FROM deployments d WHERE d.account = $1{of_deployments}
+            SELECT d.incarnation, d.status, d.kind, d.updated_at, ROW_NUMBER() OVER (PARTITION BY d.incarnation ORDER BY d.created_at DESC, d.id DESC) AS place FROM deployments d WHERE d.account = $1{of_deployments}
          ), known AS (
-            SELECT v.*, ROW_NUMBER() OVER (PARTITION BY v.incarnation ORDER BY
+            SELECT v.id, v.incarnation, v.spec, ROW_NUMBER() OVER (PARTITION BY v.incarnation ORDER BY
                 CASE WHEN t.routes LIKE '{{\"routes\":[{{\"version_id\":\"' || v.id || '%' THEN 0 WHEN t.routes LIKE '%' || v.id || '%' THEN 1 ELSE 2 END, v.created_at DESC, v.id DESC) AS place
             FROM versions v LEFT JOIN traffic t ON t.incarnation = v.incarnation WHERE v.account = $1{of_versions}
          ), l AS (
@@ -278,7 +305,7 @@ fn list_sql(filter: &Filter, (sort, descending): (Sort, bool)) -> String {
                  LEFT JOIN traffic t ON t.incarnation = a.incarnation
             WHERE a.account = $1 AND a.deleted_at IS NULL
          ), f AS (
-            SELECT l.* FROM l WHERE ($4 IS NULL OR l.environment = $4) AND ($5 IS NULL OR l.status = $5) AND ($6 IS NULL OR l.agent_id = $6){tags}{scope}
+            SELECT l.* FROM l WHERE ($4 IS NULL OR l.environment = $4) AND ($5 IS NULL OR l.status = $5) AND ($6 IS NULL OR l.agent_id = $6){tags}{scope}{walls}
          )
          SELECT p.*, c.total FROM (SELECT COUNT(*) AS total FROM f) c LEFT JOIN
             (SELECT l.* FROM f AS l ORDER BY {column} {order}, l.agent_id {order} LIMIT $2 OFFSET $3) p ON TRUE

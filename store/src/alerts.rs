@@ -7,10 +7,12 @@ use crate::{
 };
 use domain::{
     Result, Timestamp,
+    agent::Environment,
     alert::{Alert, Policy, Rule, Status},
     id::{AccountId, AgentId, AlertId},
 };
 use sqlx::QueryBuilder;
+use std::collections::BTreeSet;
 
 /// An alert, whose it is, and who answered.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,6 +37,8 @@ pub struct Filter {
     pub status: Option<Status>,
     /// Only of these, where a key is limited to named agents.
     pub scope: Option<Vec<AgentId>>,
+    /// Only of those that never lived elsewhere, where a key is limited to environments.
+    pub environments: Option<BTreeSet<Environment>>,
 }
 
 /// Of an account, or of one agent.
@@ -129,6 +133,10 @@ macro_rules! conditions {
                 $query.push(", ").push_bind(agent.as_str());
             }
             $query.push(")");
+        }
+        if let Some(own) = &$filter.environments {
+            let elsewhere = crate::agents::elsewhere(own, "alerts.account");
+            $query.push(format!(" AND agent_id NOT IN ({elsewhere})"));
         }
     };
 }

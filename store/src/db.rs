@@ -223,17 +223,19 @@ async fn open_postgres(url: &str, connections: u32) -> Result<Db> {
         .acquire_timeout(WAIT)
         .connect(url)
         .await
-        .map_err(|error| {
-            let hint = if names_a_missing_file(url, &error) {
-                "; look for the files that sslrootcert, sslcert or sslkey of the URL name"
-            } else {
-                ""
-            };
-            let words = words(&error);
-            Error::unavailable(format!("Postgres cannot be reached: {words}{hint}")).because(error)
-        })?;
-    migrator().run(&pool).await.map_err(migrated)?;
+        .map_err(|error| unreachable(url, error))?;
+    crate::schema::bring_up(&pool).await?;
     Ok(Db::Pg(pool))
+}
+
+pub(crate) fn unreachable(url: &str, error: sqlx::Error) -> Error {
+    let hint = if names_a_missing_file(url, &error) {
+        "; look for the files that sslrootcert, sslcert or sslkey of the URL name"
+    } else {
+        ""
+    };
+    let words = words(&error);
+    Error::unavailable(format!("Postgres cannot be reached: {words}{hint}")).because(error)
 }
 
 fn names_a_missing_file(url: &str, error: &sqlx::Error) -> bool {
@@ -245,7 +247,7 @@ fn names_a_missing_file(url: &str, error: &sqlx::Error) -> bool {
             .any(|name| url.contains(name))
 }
 
-fn migrator() -> Migrator {
+pub(crate) fn migrator() -> Migrator {
     let texts = [
         (1, "init", include_str!("../migrations/0001_init.sql")),
         (2, "blobs", include_str!("../migrations/0002_blobs.sql")),
@@ -286,6 +288,17 @@ fn migrator() -> Migrator {
             "instances_of_agent",
             include_str!("../migrations/0015_instances_of_agent.sql"),
         ),
+        (16, "limits", include_str!("../migrations/0016_limits.sql")),
+        (
+            19,
+            "peppers",
+            include_str!("../migrations/0019_peppers.sql"),
+        ),
+        (
+            21,
+            "system_lock",
+            include_str!("../migrations/0021_system_lock.sql"),
+        ),
     ];
     let migrations = texts.into_iter().map(|(version, name, text)| {
         let text = sqlx::SqlStr::from_static(text);
@@ -297,7 +310,7 @@ fn migrator() -> Migrator {
     migrator
 }
 
-fn migrated(error: sqlx::migrate::MigrateError) -> Error {
+pub(crate) fn migrated(error: sqlx::migrate::MigrateError) -> Error {
     Error::unavailable(format!(
         "the database's schema cannot be brought up to date: {error}"
     ))

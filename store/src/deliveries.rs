@@ -3,7 +3,10 @@
 pub(crate) mod keep;
 mod list;
 
-use crate::db::{Store, failed, parsed, read, write};
+use crate::{
+    db::{Store, failed, parsed, read, write},
+    seal::Place,
+};
 use domain::{
     Result, Timestamp,
     id::{AccountId, AgentId, DeliveryId},
@@ -171,7 +174,13 @@ impl Store {
 
     /// What signs a delivery now: with an agent's secret, for some time, the one before it.
     pub async fn signing_secrets(&self, one: &Delivery, now: Timestamp) -> Result<Vec<String>> {
-        let sealed = if one.secret.is_empty() {
+        let of_agent = one.secret.is_empty();
+        let place = if of_agent {
+            Place::webhook_secret(&one.account, &one.sealed_for)
+        } else {
+            Place::alert_policy(&one.account, &one.sealed_for)
+        };
+        let sealed = if of_agent {
             let sql = "SELECT webhook_secret, CASE WHEN webhook_secret_until > $3 THEN webhook_secret_before END \
                  FROM agents WHERE account = $1 AND incarnation = $2";
             let row: Option<(Vec<u8>, Option<Vec<u8>>)> = read!(self, pool => sqlx::query_as(sql).bind(one.account.as_str()).bind(&one.sealed_for)
@@ -185,7 +194,7 @@ impl Store {
             vec![one.secret.clone()]
         };
         let open = |sealed: &Vec<u8>| {
-            let secret = self.unseal(&one.sealed_for, sealed)?;
+            let secret = self.unseal(&place, sealed)?;
             Ok(String::from_utf8_lossy(&secret).into_owned())
         };
         sealed.iter().map(open).collect()
@@ -202,9 +211,9 @@ impl Store {
     ) -> Result<bool> {
         let record = "INSERT INTO delivery_attempts (delivery_id, account, attempt, at, duration_ms, status, error) VALUES ($1, $2, $3, $4, $5, $6, $7) \
              ON CONFLICT DO NOTHING";
-        let next = "UPDATE deliveries SET status = $3, due_at = $4 WHERE id = $1 AND attempts = $2 AND status = 'pending'";
+        let next = "UPDATE deliveries SET status = $3, due_at = $4 WHERE id = $1 AND attempts = $2 AND (status = 'pending' OR $3 = 'delivered')";
         let gone = "INSERT INTO gone_receivers (account, owner, url, gone_at, used_at) VALUES ($1, $2, $3, $4, $4) ON CONFLICT DO NOTHING";
-        let others = "UPDATE deliveries SET status = 'disabled', due_at = NULL WHERE account = $1 AND url = $3 AND due_at IS NOT NULL AND sealed_for = $2";
+        let others = "UPDATE deliveries SET status = 'disabled', due_at = NULL WHERE account = $1 AND url = $3 AND due_at IS NOT NULL AND sealed_for = $2 AND status = 'pending'";
         let count = i64::from(attempt.attempt);
         let written: Result<bool, sqlx::Error> = write!(self, pool => async {
             let mut transaction = pool.begin().await?;

@@ -10,6 +10,7 @@ mod db;
 mod meter;
 #[cfg(test)]
 mod plans;
+mod rights;
 mod seal;
 mod write;
 
@@ -26,10 +27,13 @@ pub mod executions;
 pub mod instances;
 pub mod keys;
 pub mod leases;
+pub mod limits;
 pub mod logs;
 pub mod nodes;
+pub mod reseal;
 pub mod rollouts;
 pub mod rollups;
+pub mod schema;
 pub mod sessions;
 pub mod traffic;
 pub mod versions;
@@ -38,4 +42,5 @@ pub use blobs::Blobs;
 pub use clock::Clock;
 pub use db::{Config, Store};
 pub use meter::Meter;
-pub use seal::{Hash, Secrets};
+pub use rights::ROLES;
+pub use seal::{Hash, MasterKeyId, MasterKeys, Opened, Place, Ring, Secrets};

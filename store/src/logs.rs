@@ -127,6 +127,19 @@ impl Store {
         rows.into_iter().rev().map(kept).collect()
     }
 
+    pub async fn count_agent_logs(
+        &self,
+        account: &AccountId,
+        agent: &AgentId,
+        since: Timestamp,
+    ) -> Result<u64> {
+        let sql = "SELECT COUNT(*) FROM logs WHERE account = $1 AND agent_id = $2 AND at >= $3";
+        let (count,): (i64,) = read!(self, pool => sqlx::query_as(sql).bind(account.as_str()).bind(agent.as_str()).bind(since.0)
+            .fetch_one(pool).await)
+        .map_err(failed)?;
+        Ok(u64::try_from(count).unwrap_or(0))
+    }
+
     /// Deletes about `limit` of the oldest lines from before `before` (all of the same millisecond go together): how many went.
     pub async fn purge_logs(&self, before: Timestamp, limit: u32) -> Result<u64> {
         write!(self, pool => sqlx::query(PURGE).bind(before.0).bind(i64::from(limit)).execute(pool).await.map(|done| done.rows_affected()))

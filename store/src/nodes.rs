@@ -34,6 +34,9 @@ pub struct Capacity {
     pub memory: Option<f64>,
     /// What its instances are confined by, in words.
     pub isolation: String,
+    /// `overlay`: it can install packages of the system; else why it cannot. Rows of a release that could not say nothing.
+    #[serde(default)]
+    pub system_packages: String,
     /// What deployers choose it by. Rows of a release that did not say so read as none.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,

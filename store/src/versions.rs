@@ -1,12 +1,16 @@
 //! Versions and the code they run: immutable once accepted. Environment variables are sealed.
 
-use crate::db::{Store, corrupt, document, failed, parsed, read, write};
+use crate::{
+    db::{Store, corrupt, document, failed, parsed, read, write},
+    seal::Place,
+};
 use domain::{
     Result, Timestamp,
     agent::Spec,
     id::{AccountId, VersionId},
 };
 use std::{collections::BTreeMap, sync::Arc};
+use zeroize::Zeroizing;
 
 #[derive(Debug, Clone)]
 pub struct New {
@@ -47,6 +51,8 @@ pub struct Version {
 pub struct Lock {
     pub lock: String,
     pub digest: String,
+    /// Of its packages of the system; empty where it has none.
+    pub system: String,
 }
 
 type Row = (String, String, String, String, String, String, i64);
@@ -66,24 +72,21 @@ fn version((id, account, incarnation, spec, artifact, digest, created_at): Row) 
     })
 }
 
+fn variables_of(account: &AccountId, version: &VersionId) -> Place {
+    Place::new("versions.secrets", account.as_str(), version.as_str())
+}
+
 impl Store {
     /// Variables as they are kept: readable only with the master key, and only as this version's.
     pub fn seal_environment(
         &self,
+        account: &AccountId,
         version: &VersionId,
         variables: &BTreeMap<String, String>,
     ) -> Result<Vec<u8>> {
+        let plain = Zeroizing::new(crate::db::json(variables)?);
         self.secrets
-            .seal(version.as_str(), crate::db::json(variables)?.as_bytes())
-    }
-
-    /// A secret as it is kept: readable only with the master key, and only as `bound_to`'s.
-    pub fn seal(&self, bound_to: &str, plain: &[u8]) -> Result<Vec<u8>> {
-        self.secrets.seal(bound_to, plain)
-    }
-
-    pub fn unseal(&self, bound_to: &str, sealed: &[u8]) -> Result<Vec<u8>> {
-        self.secrets.open(bound_to, sealed)
+            .seal(&variables_of(account, version), plain.as_bytes())
     }
 
     pub async fn environment(
@@ -96,7 +99,9 @@ impl Store {
             read!(self, pool => sqlx::query_as(sql).bind(account.as_str()).bind(version.as_str()).fetch_optional(pool).await).map_err(failed)?;
         let (sealed,) =
             row.ok_or_else(|| domain::Error::not_found(format!("version {version}")))?;
-        let plain = self.secrets.open(version.as_str(), &sealed)?;
+        let plain = self
+            .secrets
+            .open(&variables_of(account, version), &sealed)?;
         serde_json::from_slice(&plain).map_err(|_| corrupt("environment"))
     }
 
@@ -139,10 +144,14 @@ impl Store {
     }
 
     pub async fn lock(&self, account: &AccountId, version: &VersionId) -> Result<Option<Lock>> {
-        let sql = "SELECT lock, digest FROM locks WHERE account = $1 AND version_id = $2";
-        let row: Option<(String, String)> =
+        let sql = "SELECT lock, digest, system FROM locks WHERE account = $1 AND version_id = $2";
+        let row: Option<(String, String, String)> =
             read!(self, pool => sqlx::query_as(sql).bind(account.as_str()).bind(version.as_str()).fetch_optional(pool).await).map_err(failed)?;
-        Ok(row.map(|(lock, digest)| Lock { lock, digest }))
+        Ok(row.map(|(lock, digest, system)| Lock {
+            lock,
+            digest,
+            system,
+        }))
     }
 
     /// The first one stays.
@@ -152,8 +161,8 @@ impl Store {
         version: &VersionId,
         lock: &Lock,
     ) -> Result<()> {
-        let sql = "INSERT INTO locks (version_id, account, lock, digest) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING";
-        write!(self, pool => sqlx::query(sql).bind(version.as_str()).bind(account.as_str()).bind(&lock.lock).bind(&lock.digest).execute(pool).await.map(|_| ()))
+        let sql = "INSERT INTO locks (version_id, account, lock, digest, system) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING";
+        write!(self, pool => sqlx::query(sql).bind(version.as_str()).bind(account.as_str()).bind(&lock.lock).bind(&lock.digest).bind(&lock.system).execute(pool).await.map(|_| ()))
             .map_err(failed)
     }
 }

@@ -16,8 +16,11 @@ from settings import unknown_settings
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
 PROFILED = {"otel-collector", "prometheus", "grafana"}
+ROLES = {"gateway", "deployer", "executor", "monitor"}
 # Runs once and leaves.
-ONCE = {"volumes"}
+ONCE = {"volumes", "migrate"}
+# One of each for every role.
+OF_ROLES = ("bus_", "store_")
 # Without a shell or an HTTP client in it.
 UNASKED = {"otel-collector", "grafana"}
 
@@ -67,8 +70,16 @@ def service_faults(name: str, service: Json, compose: Json) -> list[str]:
         source = secret["source"] if isinstance(secret, dict) else secret
         if source not in compose["secrets"]:
             faults.append(f"takes a secret that is not there: {source}")
-        elif f"keep {source} " not in made and not (source.startswith("bus_") and 'keep "bus_$role"' in made):
+        elif f"keep {source} " not in made and not any(
+            source.startswith(kind) and f'keep "{kind}$role"' in made for kind in OF_ROLES
+        ):
             faults.append(f"takes a secret that secrets.sh does not make: {source}")
+    told = {s["source"] if isinstance(s, dict) else s for s in service.get("secrets", [])}
+    if name in ROLES:
+        foreign = {f"{kind}{role}" for kind in OF_ROLES for role in ROLES - {name}} | {"store_url"}
+        faults += [f"has another's secret: {one}" for one in sorted(told & foreign)]
+        if name == "deployer" and "master_key" in told:
+            faults.append("neither seals nor opens, and has the master key")
     for volume in service.get("volumes", []):
         source = volume.split(":")[0]
         if source.startswith(".") and not (DEPLOY / source).exists():

@@ -38,9 +38,12 @@ def faults_of(found: list[Json], whole: bool) -> list[str]:
     names = {(d["kind"], d["metadata"]["name"]) for d in found}
     workloads = {d["metadata"]["name"]: d for d in found if d["kind"] in ("Deployment", "StatefulSet")}
     pods = {name: d["spec"]["template"] for name, d in workloads.items()}
+    jobs = {d["metadata"]["name"]: d["spec"]["template"] for d in found if d["kind"] == "Job"}
     if not set(pods) >= ROLES:
         faults.append(f"roles are missing: {ROLES - set(pods)}")
-    for name, pod in pods.items():
+    if set(jobs) != {"migrate"}:
+        faults.append(f"jobs are {set(jobs)}")
+    for name, pod in (pods | jobs).items():
         faults += [f"{name}: {fault}" for fault in pod_faults(name, pod, names, whole)]
     for thing in found:
         kind, name, spec = thing["kind"], thing["metadata"]["name"], thing.get("spec", {})
@@ -92,6 +95,20 @@ def pod_faults(name: str, pod: Json, names: set[tuple[str, str]], whole: bool) -
         faults.append("is not spread over zones and nodes")
     for container in spec["containers"] + spec.get("initContainers", []):
         faults += container_faults(name, container, spec)
+    taken = {
+        s["secret"]["name"]
+        for volume in spec.get("volumes", [])
+        for s in volume.get("projected", {}).get("sources", [])
+        if "secret" in s
+    }
+    if name in ROLES:
+        kinds = ("phalanx-store-", "phalanx-bus-")
+        foreign = {f"{kind}{role}" for kind in kinds for role in (ROLES | {"owner"}) - {name}}
+        # Made by kustomize, a name ends in a digest.
+        others = [s for s in taken if any(s == one or s.startswith(f"{one}-") for one in foreign)]
+        faults += [f"has another's secret: {one}" for one in sorted(others)]
+        if name == "deployer" and any(s.startswith("phalanx-master-key") for s in taken):
+            faults.append("neither seals nor opens, and has the master key")
     for volume in spec.get("volumes", []):
         if "hostPath" in volume:
             faults.append("mounts the node's file system")
@@ -127,9 +144,12 @@ def container_faults(name: str, container: Json, spec: Json) -> list[str]:
         "requests", {}
     ):
         faults.append("has no requests and limits")
-    probes = (
+    probes: tuple[str, ...] = (
         ("startupProbe", "livenessProbe", "readinessProbe") if name in ROLES else ("livenessProbe", "readinessProbe")
     )
+    if spec.get("restartPolicy") == "OnFailure":
+        # It ends by itself.
+        probes = ()
     ports = {p["name"] for p in container.get("ports", [])}
     for probe in probes:
         said = container.get(probe)

@@ -1,7 +1,7 @@
 //! What a cluster stands on: a NATS server of its own, and a database in the Postgres that `tests/run` started; or, where a test
 //! is about their bad days, a Postgres of its own too, both reached by wires that can be cut.
 
-use crate::{proxy::Proxy, wait};
+use crate::{apart, proxy::Proxy, wait};
 use std::{
     fs::{self, OpenOptions},
     net::{SocketAddr, TcpListener, TcpStream},
@@ -26,6 +26,8 @@ pub struct Backing {
     postgres_url: String,
     database: String,
     wires: Option<Wires>,
+    /// Of each role, and of a user who may everything on the bus.
+    pub passwords: Vec<(String, String)>,
 }
 
 /// How the program under test reaches its servers, where that can be cut.
@@ -119,8 +121,10 @@ impl Backing {
             postgres_url,
             database: format!("phx_{}", uuid::Uuid::new_v4().simple()),
             wires: None,
+            passwords: passwords(),
         };
         backing.psql(&format!("CREATE DATABASE {}", backing.database));
+        backing.lay_schema();
         backing.start_nats();
         backing
     }
@@ -135,6 +139,7 @@ impl Backing {
             postgres: Some(postgres),
             database: "postgres".to_owned(),
             wires: None,
+            passwords: passwords(),
         };
         let home = dir.join("postgres");
         fs::create_dir_all(&home).expect("a folder");
@@ -158,6 +163,7 @@ impl Backing {
             String::from_utf8_lossy(&made.stderr)
         );
         backing.start_postgres();
+        backing.lay_schema();
         backing.start_nats();
         let port = backing.postgres.as_ref().expect("our own").port;
         backing.wires = Some(Wires {
@@ -167,20 +173,32 @@ impl Backing {
         backing
     }
 
-    /// As the program under test reaches it.
-    pub fn postgres_url(&self) -> String {
-        match &self.wires {
+    /// The schema, and what each role may.
+    fn lay_schema(&self) {
+        self.psql(&apart::users_sql());
+        apart::migrate(&self.owner_url());
+    }
+
+    /// As a role reaches it.
+    pub fn postgres_url(&self, role: &str) -> String {
+        let url = match &self.wires {
             Some(wires) => format!(
-                "postgres://postgres@127.0.0.1:{}/{}",
+                "postgres://127.0.0.1:{}/{}",
                 wires.postgres.port(),
                 self.database
             ),
-            None => self.own_url(),
-        }
+            None => self.owner_url(),
+        };
+        apart::as_user(&url, &apart::user_of(role), self.password(role))
     }
 
-    /// As the test itself reaches it.
-    fn own_url(&self) -> String {
+    pub fn password(&self, role: &str) -> &str {
+        let found = self.passwords.iter().find(|(user, _)| user == role);
+        &found.unwrap_or_else(|| panic!("no {role}")).1
+    }
+
+    /// As its owner, and the test itself, reaches it.
+    pub fn owner_url(&self) -> String {
         let (server, _) = self
             .postgres_url
             .rsplit_once('/')
@@ -188,12 +206,16 @@ impl Backing {
         format!("{server}/{}", self.database)
     }
 
-    pub fn nats_url(&self) -> String {
-        let port = match &self.wires {
+    /// As a role reaches it.
+    pub fn nats_url(&self, role: &str) -> String {
+        format!("nats://{role}:{}@{}", self.password(role), self.nats())
+    }
+
+    pub fn nats(&self) -> SocketAddr {
+        at(match &self.wires {
             Some(wires) => wires.nats.port(),
             None => self.nats.port,
-        };
-        format!("nats://127.0.0.1:{port}")
+        })
     }
 
     pub fn wires(&self) -> &Wires {
@@ -201,10 +223,11 @@ impl Backing {
     }
 
     pub fn start_nats(&mut self) {
-        let port = self.nats.port.to_string();
+        let conf = self.dir.join("nats.conf");
+        let text = apart::nats_conf(self.nats.port, &self.dir.join("nats"), &self.passwords);
+        fs::write(&conf, text).expect("a file");
         let mut command = Command::new("nats-server");
-        command.args(["-a", "127.0.0.1", "-p", &port, "-js", "-sd"]);
-        command.arg(self.dir.join("nats"));
+        command.arg("-c").arg(conf);
         self.nats.started(command, &self.dir.join("nats.log"));
         let up = wait::blocking(STARTS_WITHIN, || {
             TcpStream::connect(at(self.nats.port)).ok()
@@ -281,13 +304,20 @@ impl Backing {
 
     /// Rows of one statement, as text, columns parted by `|`.
     pub fn rows(&self, sql: &str) -> Vec<String> {
-        let output = run(&self.own_url(), sql);
+        let output = run(&self.owner_url(), sql);
         output.lines().map(str::to_owned).collect()
     }
 
     fn psql(&self, sql: &str) {
         run(&self.postgres_url, sql);
     }
+}
+
+fn passwords() -> Vec<(String, String)> {
+    let users = apart::ROLES.into_iter().chain([apart::ANYBODY]);
+    users
+        .map(|user| (user.to_owned(), apart::random()))
+        .collect()
 }
 
 fn as_postgres(program: &str) -> Command {

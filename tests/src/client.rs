@@ -142,6 +142,11 @@ impl Client {
         }
     }
 
+    /// One of the gateways.
+    pub fn base(&self) -> &str {
+        &self.bases[0]
+    }
+
     fn next_base(&self) -> &str {
         let place = self.turn.fetch_add(1, Ordering::Relaxed) % self.bases.len();
         if place + 1 == self.left_out.load(Ordering::Relaxed) {
@@ -186,6 +191,14 @@ impl Client {
         self.try_post(path, body)
             .await
             .unwrap_or_else(|error| panic!("POST {path}: {error}"))
+    }
+
+    /// `PUT` or `PATCH`.
+    pub async fn change(&self, method: Method, path: &str, body: &Value) -> Answer {
+        let request = self.request(method, path).json(body);
+        self.send(request)
+            .await
+            .unwrap_or_else(|error| panic!("{path}: {error}"))
     }
 
     pub async fn delete(&self, path: &str) -> Answer {

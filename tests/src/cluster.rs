@@ -3,7 +3,7 @@
 //! monitor. Tests by the front door need not know which.
 
 use crate::{
-    Client,
+    Client, apart,
     backing::{Backing, free_port},
     part::Part,
     remains, wait,
@@ -149,17 +149,16 @@ impl Cluster {
             fs::write(&path, text).expect("a secret's file");
             path.display().to_string()
         };
-        let random = || uuid::Uuid::new_v4().simple().to_string();
+        let random = apart::random;
         let key = format!("akc_{}{}", random(), random());
+        let certificates = apart::Certificates::new(&self.base);
+        let master_key = file("master.key", random() + &random());
         let gateways: Vec<u16> = (0..shape.gateways).map(|_| free_port()).collect();
         let monitors: Vec<u16> = (0..shape.monitors).map(|_| free_port()).collect();
         let at = |port: &u16| format!("127.0.0.1:{port}");
         let named: Vec<String> = monitors.iter().map(at).collect();
         let mut common = vec![
-            setting("STORE__URL", &backing.postgres_url()),
             setting("STORE__CONNECTIONS", "8"),
-            setting("BUS__URL", &backing.nats_url()),
-            setting("MASTER_KEY_FILE", &file("master.key", random() + &random())),
             setting("GATEWAY__ADMIN_KEY_FILE", &file("admin.key", key.clone())),
             setting("GATEWAY__MONITORS", &named.join(",")),
             setting("DEPLOYER__MONITORS", &named.join(",")),
@@ -173,12 +172,25 @@ impl Cluster {
             (shape.executors, "executor"),
             (shape.monitors, "monitor"),
         ] {
+            let mut of_role = certificates.settings(role);
+            for (name, url) in [
+                ("STORE", backing.postgres_url(role)),
+                ("BUS", backing.nats_url(role)),
+            ] {
+                let path = file(&format!("{role}.{}", name.to_lowercase()), url);
+                of_role.push(setting(&format!("{name}__URL_FILE"), &path));
+            }
+            // A deployer neither seals nor opens.
+            if role != "deployer" {
+                of_role.push(setting("MASTER_KEY_FILE", &master_key));
+            }
             for place in 0..count {
                 let name = format!("{role}-{}", place + 1);
                 let dir = self.base.join("data").join(&name);
                 let mut arguments = words([role, "--data-dir"]);
                 arguments.push(dir.display().to_string());
-                let mut environment = common.clone();
+                let mut environment = of_role.clone();
+                environment.extend(common.iter().cloned());
                 let probed = if role == "gateway" {
                     arguments.extend(words(["--listen", &at(&gateways[place])]));
                     gateways[place]
@@ -214,6 +226,11 @@ impl Cluster {
     pub fn part(&mut self, name: &str) -> &mut Part {
         let found = self.parts.iter_mut().find(|part| part.name == name);
         found.unwrap_or_else(|| panic!("no {name}"))
+    }
+
+    /// Where everything of this world is: logs, keys, what it stands on.
+    pub fn base(&self) -> &Path {
+        &self.base
     }
 
     /// Where the program's files are: of the one process, or the folders of all.

@@ -41,6 +41,15 @@ pub struct Collector {
 struct Kept {
     spans: Arc<Mutex<Vec<Span>>>,
     metrics: Arc<Mutex<BTreeMap<String, Metric>>>,
+    /// All that came, as Rust prints it.
+    words: Arc<Mutex<String>>,
+}
+
+impl Kept {
+    fn note(&self, request: &impl std::fmt::Debug) {
+        let mut words = self.words.lock().unwrap_or_else(PoisonError::into_inner);
+        words.push_str(&format!("{request:?}\n"));
+    }
 }
 
 /// One span, its ids in hex, its attributes as words.
@@ -95,6 +104,12 @@ impl Collector {
             .clone()
     }
 
+    /// Everything that was ever sent: names, attributes, events.
+    pub fn words(&self) -> String {
+        let words = self.kept.words.lock();
+        words.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// The newest of every figure, by its service and name.
     pub fn metrics(&self) -> BTreeMap<String, Metric> {
         let kept = self.kept.metrics.lock();
@@ -126,6 +141,7 @@ impl TraceService for Kept {
         &self,
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        self.note(request.get_ref());
         let mut kept = self.spans.lock().unwrap_or_else(PoisonError::into_inner);
         for resource in request.into_inner().resource_spans {
             let about = resource.resource.map(|resource| resource.attributes);
@@ -148,6 +164,7 @@ impl MetricsService for Kept {
         &self,
         request: Request<ExportMetricsServiceRequest>,
     ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
+        self.note(request.get_ref());
         let mut kept = self.metrics.lock().unwrap_or_else(PoisonError::into_inner);
         for resource in request.into_inner().resource_metrics {
             let about = resource.resource.map(|resource| resource.attributes);

@@ -10,6 +10,7 @@
     reason = "a failed test's reader wants words, and a test's writer short calls"
 )]
 
+pub mod apart;
 pub mod backing;
 pub mod client;
 pub mod cluster;

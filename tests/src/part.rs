@@ -73,6 +73,7 @@ impl Part {
         command.args(&self.arguments);
         command
             .env("PHALANX__EXECUTOR__UV_CACHE", program::uv_cache())
+            .env("PHALANX__EXECUTOR__APT_CACHE", program::apt_cache())
             .env("NO_COLOR", "1");
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         if let Some(apart) = self.clock_apart_s {

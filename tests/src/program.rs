@@ -37,15 +37,23 @@ pub fn example(name: &str) -> String {
 
 /// Shared by all tests: what the resolver has downloaded.
 pub fn uv_cache() -> PathBuf {
+    cache().join("uv")
+}
+
+/// Shared by all tests: what apt knows and has downloaded.
+pub fn apt_cache() -> PathBuf {
+    cache().join("apt")
+}
+
+fn cache() -> PathBuf {
     let home =
         || PathBuf::from(std::env::var_os("HOME").unwrap_or_else(|| "/tmp".into())).join(".cache");
-    let cache = std::env::var_os("PHALANX_TEST_CACHE").map_or_else(
+    std::env::var_os("PHALANX_TEST_CACHE").map_or_else(
         || {
             std::env::var_os("XDG_CACHE_HOME")
                 .map_or_else(home, PathBuf::from)
                 .join("phalanx-tests")
         },
         PathBuf::from,
-    );
-    cache.join("uv")
+    )
 }

@@ -123,6 +123,7 @@ impl Job {
         Ok(Need {
             environment: spec.environment.as_str(),
             memory_mb: u64::from(spec.configuration.memory_limit_mb),
+            system: !spec.system.is_empty(),
             // A session's instance is on one node, and its calls go where it is.
             nodes: match spec.isolation {
                 Isolation::Agent => place::nodes(provision::bounds(&spec.scaling).0),
@@ -132,15 +133,29 @@ impl Job {
     }
 
     /// Why there is no node for it.
-    fn nowhere(&self, candidates: &[Candidate]) -> String {
-        match self.need() {
+    fn nowhere(&self, candidates: &[Candidate]) -> Error {
+        let open = candidates.iter().filter(|one| one.open);
+        let need = self.need();
+        let bare: Vec<String> = match need {
+            Ok(need) if need.system => open
+                .filter_map(|one| Some(format!("{}: {}", one.node_id, one.no_system.as_ref()?)))
+                .collect(),
+            _ => Vec::new(),
+        };
+        if !bare.is_empty() {
+            return Error::conflict(format!(
+                "no executor can install the system packages of dependencies.system ({})",
+                bare.join("; ")
+            ));
+        }
+        Error::unavailable(match need {
             Ok(need) if candidates.iter().any(|one| one.open) => format!(
                 "no executor takes agents of environment {}; start one with the label {}={0}, or one without",
                 need.environment,
                 place::ENVIRONMENT
             ),
             Ok(_) | Err(_) => "no executor is alive".to_owned(),
-        }
+        })
     }
 
     /// Nodes that shall host the version: where it is already, else where its agent is and there is room, else others.
@@ -176,7 +191,7 @@ impl Job {
         let chance = chance::of(self.deployment.id.as_str());
         let chosen = place::choose(&candidates, &hosting, need, chance);
         if chosen.is_empty() {
-            return Err(Error::unavailable(self.nowhere(&candidates)));
+            return Err(self.nowhere(&candidates));
         }
         self.notes.noted().hosts.clone_from(&chosen);
         Ok(nodes

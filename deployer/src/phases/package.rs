@@ -29,6 +29,10 @@ pub async fn on(job: &Job, node: &Node) -> Result<()> {
             .as_ref()
             .map(|kept| kept.lock.clone())
             .unwrap_or_default(),
+        system: kept
+            .as_ref()
+            .map(|kept| kept.system.clone())
+            .unwrap_or_default(),
     };
     job.notes
         .wait_for(format!("executor {} builds the environment", node.id));
@@ -38,19 +42,20 @@ pub async fn on(job: &Job, node: &Node) -> Result<()> {
             let lock = Lock {
                 lock: done.lock,
                 digest: done.digest.clone(),
+                system: done.system,
             };
             store
                 .keep_lock(&version.account, &version.id, &lock)
                 .await?;
             // The first one stays: another process may have been quicker, with another lock.
             let stays = store.lock(&version.account, &version.id).await?;
-            if stays.is_some_and(|stays| stays.digest != lock.digest) {
+            if stays.is_some_and(|stays| stays != lock) {
                 return Err(Error::unavailable(
                     "another process resolved the dependencies",
                 ));
             }
         }
-        Some(kept) if kept.digest != done.digest => {
+        Some(kept) if kept.digest != done.digest || kept.system != done.system => {
             return Err(Error::internal(format!(
                 "executor {} built another environment than the lock's",
                 node.id

@@ -170,7 +170,7 @@ fn takers(
             max: placed.envelope.max_instances + lack_max,
         })
     });
-    let taker = first.ok_or_else(|| Error::unavailable(job.nowhere(candidates)))?;
+    let taker = first.ok_or_else(|| job.nowhere(candidates))?;
     Ok(vec![taker])
 }
 

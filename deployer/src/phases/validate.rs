@@ -12,12 +12,6 @@ pub async fn run(job: &Job) -> Result<()> {
     if agent.is_none_or(|agent| agent.incarnation != version.incarnation) {
         return Err(Error::conflict("the agent was deleted meanwhile"));
     }
-    if !version.spec.system.is_empty() {
-        return Err(Error::conflict(format!(
-            "system packages ({}) cannot be installed by this release; remove dependencies.system",
-            version.spec.system.join(", ")
-        )));
-    }
     let bytes = store
         .artifact(&version.account, &version.artifact)
         .await?

@@ -175,6 +175,7 @@ impl Executor for Fake {
             ))
         } else {
             let done = v1::PackageDone {
+                system: request.system,
                 lock: "the lock".into(),
                 digest: "d".repeat(64),
                 reused: false,

@@ -10,6 +10,7 @@ use domain::{
     envelope,
 };
 use std::time::{Duration, Instant};
+use store::nodes::Capacity;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_whole_road() {
@@ -165,6 +166,13 @@ async fn what_the_installer_says_is_the_reason() {
 async fn system_packages_are_refused_in_words() {
     let world = World::new().await;
     let _running = world.deployer();
+    let capacity = |system_packages: &str| Capacity {
+        memory_mb: 4096,
+        system_packages: system_packages.to_owned(),
+        ..Capacity::default()
+    };
+    let why = "none (overlay /usr: EPERM)";
+    world.beat_with(ADDRESS, 3600, capacity(why)).await;
     let id = world
         .accept(0, |spec| spec.system = vec!["ffmpeg".into()])
         .await;
@@ -172,9 +180,16 @@ async fn system_packages_are_refused_in_words() {
     assert_eq!(state.status, Status::Failed);
     let reason = state.reason.expect("a reason");
     assert!(
-        reason.contains("ffmpeg") && reason.contains("cannot be installed by this release"),
+        reason.contains("no executor can install") && reason.contains(why),
         "{reason}"
     );
+
+    world.beat_with(ADDRESS, 3600, capacity("overlay")).await;
+    let id = world
+        .accept(1, |spec| spec.system = vec!["ffmpeg".into()])
+        .await;
+    let state = world.ended(&id).await;
+    assert_eq!(state.status, Status::Deployed, "{state:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

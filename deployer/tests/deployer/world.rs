@@ -157,6 +157,7 @@ impl World {
             log_level: log::Level::Info,
             isolation: agent::Isolation::default(),
             egress: domain::egress::Egress::default(),
+            warm: domain::agent::Warm::default(),
         };
         change(&mut spec);
         let id = self.version(minor);
@@ -173,7 +174,7 @@ impl World {
                 sealed: self
                     .deps
                     .store
-                    .seal_environment(&id, &Default::default())
+                    .seal_environment(&self.account, &id, &Default::default())
                     .expect("seals"),
                 id,
                 account: self.account.clone(),
@@ -261,14 +262,14 @@ impl World {
             },
             webhook_secret: vec![1],
             key: keys::New {
-                id: KeyId::from_uuid(Uuid::now_v7()),
-                account: self.account.clone(),
-                hash: self.deps.store.hash_key("the agent's"),
-                name: "agent".into(),
-                permissions: key::Key::agent_permissions(),
                 agents: Some([self.agent.clone()].into()),
-                created_at: now(),
-                expires_at: None,
+                ..keys::New::lasting(
+                    (KeyId::from_uuid(Uuid::now_v7()), self.account.clone()),
+                    self.deps.store.hash_key("the agent's"),
+                    "agent".into(),
+                    key::Key::agent_permissions(),
+                    now(),
+                )
             },
         }
     }

@@ -53,6 +53,7 @@ fn refused(entries: &[(EntryType, &str, &str)]) -> String {
     let limits = Limits {
         bytes: 100_000,
         entries: 10,
+        foreign_links: false,
     };
     let error = unpack(&file, &dir.at("into"), limits).expect_err("refused");
     let mut left: Vec<_> = fs::read_dir(&dir.0)
@@ -102,6 +103,36 @@ fn nothing_gets_out() {
     refused(&[(T::Symlink, "a", "b"), (T::Regular, "a/file", "x")]);
     refused(&[(T::Regular, "a", "x"), (T::Regular, "a", "y")]);
     refused(&[(T::Regular, "a", "x"), (T::Symlink, "a", "b")]);
+}
+
+#[test]
+fn links_of_a_layer_lead_anywhere_and_nothing_lies_behind_one() {
+    use EntryType as T;
+    let limits = Limits {
+        foreign_links: true,
+        ..Limits::default()
+    };
+    let unpacked = |entries: &[(T, &str, &str)]| {
+        let dir = Dir::new();
+        let file = hostile(&dir, entries);
+        fs::create_dir(dir.at("into")).expect("a folder");
+        let done = unpack(&file, &dir.at("into"), limits);
+        (done.map(|()| fs::read_link(dir.at("into/a"))), dir)
+    };
+    let (done, _dir) = unpacked(&[(T::Symlink, "a", "/etc/alternatives/x")]);
+    let target = done.expect("unpacked").expect("a link");
+    assert_eq!(target, Path::new("/etc/alternatives/x"));
+    let aside = Dir::new();
+    let out = aside.0.to_str().expect("a name").to_owned();
+    for inner in ["a/b", "a/b/c"] {
+        for order in [[0, 1], [1, 0]] {
+            let both = [(T::Symlink, "a", out.as_str()), (T::Symlink, inner, "/x")];
+            let (done, _dir) = unpacked(&order.map(|n| both[n]));
+            let error = done.expect_err("behind a link").to_string();
+            assert!(error.contains("lies behind a link"), "{error}");
+        }
+    }
+    assert_eq!(fs::read_dir(&aside.0).expect("there").count(), 0);
 }
 
 #[test]

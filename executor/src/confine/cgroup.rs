@@ -162,6 +162,13 @@ impl Groups {
         }
     }
 
+    /// Nothing more can begin in it: what is killed now stays gone.
+    pub fn stop_growing(&self) {
+        if let Some(dir) = self.dir("pids") {
+            let _ = fs::write(dir.join("pids.max"), "0");
+        }
+    }
+
     /// Processor time per time, in cores. After the warm-up: a quota of half a core makes Python's start six times slower.
     pub fn bound_cpu(&self, cores: f64) -> io::Result<()> {
         const PERIOD_US: u32 = 100_000;

@@ -130,6 +130,11 @@ impl Confined {
         self.pid
     }
 
+    /// The line to the sandbox's first process.
+    pub(super) fn control(&self) -> std::io::Result<Control> {
+        self.control.try_clone()
+    }
+
     /// Until the worker has ended, and with it everything in its sandbox. May be called again, and by several.
     /// Without a memory group this also watches the memory: keep one waiter.
     pub async fn wait(&self) -> Exit {

@@ -11,7 +11,7 @@ use rustix::process::Pid;
 use seccompiler::BpfProgram;
 
 use super::error::{Error, Step};
-use super::plan::{Entry, INSIDE_ID, Mode, Plan, Report};
+use super::plan::{Entry, Mode, Plan, Report};
 use super::{init, inside, root, seccomp, sys, wire};
 
 /// What `phalanx __confine` calls before it does anything else. Never returns.
@@ -59,12 +59,12 @@ fn control() -> io::Result<UnixStream> {
 }
 
 fn run(control: &UnixStream) -> Result<(), Error> {
-    let mut filter = seccomp::program(true)?; // while we wait
+    let mut filter = seccomp::program(true, false)?; // while we wait
     let Some((plan, fds)) = wire::receive::<Plan>(control).step("read the plan")? else {
         return Ok(()); // a standby that was never used
     };
-    if plan.limits.data_bytes.is_some() {
-        filter = seccomp::program(false)?;
+    if plan.limits.data_bytes.is_some() || plan.slots > 0 {
+        filter = seccomp::program(plan.limits.data_bytes.is_none(), plan.slots > 0)?;
     }
     let null = fs::OpenOptions::new()
         .read(true)
@@ -88,7 +88,7 @@ fn run(control: &UnixStream) -> Result<(), Error> {
 
     match plan.mode {
         Mode::Plain => init::run_plain(control, &plan, outfit),
-        Mode::Confine => confine(control, &plan, outfit),
+        Mode::Confine | Mode::Install => confine(control, &plan, outfit),
         Mode::Probe => confine(control, &plan, outfit).or_else(|failed| {
             let namespaces = available();
             wire::send(
@@ -137,17 +137,17 @@ fn confine(control: &UnixStream, plan: &Plan, outfit: Outfit) -> Result<(), Erro
     go_write.write_all(&[1]).step("release the first process")
 }
 
-/// One identity inside, the worker's: no root in there, and none of ours outside.
+/// One identity inside, the worker's: no root in there but by name, and none of ours outside.
 fn map_ids(pid: Pid, plan: &Plan, changes_identity: bool) -> Result<(), Error> {
     let pid = pid.as_raw_nonzero();
     let write = |file: &str, text: String| {
         fs::write(format!("/proc/{pid}/{file}"), text).step_with(|| format!("write {file}"))
     };
-    write("uid_map", format!("{INSIDE_ID} {} 1", plan.uid))?;
+    write("uid_map", format!("{} {} 1", plan.inside_id, plan.uid))?;
     if !changes_identity {
         write("setgroups", "deny".to_owned())?; // the kernel's condition for an ordinary user's gid_map
     }
-    write("gid_map", format!("{INSIDE_ID} {} 1", plan.gid))
+    write("gid_map", format!("{} {} 1", plan.inside_id, plan.gid))
 }
 
 /// Opens what will be bound while we still have the executor's rights: the worker's uid may be unable to walk there.

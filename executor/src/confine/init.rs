@@ -3,6 +3,11 @@
 //! It reaps, forwards nothing, says how the worker ended, and leaves when the worker or the executor has: the kernel then kills all
 //! that is left in the pid namespace. An executor killed with SIGKILL closes its end of the control socket, so nothing outlives it.
 //! (PR_SET_PDEATHSIG would follow the thread that spawned us, which a thread pool may end at any time.)
+//!
+//! A template's first process lives on without its worker, as long as there is the executor: it is the parent of all that was forked,
+//! tells how they end, and mounts and unmounts their roots.
+
+mod children;
 
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
@@ -17,7 +22,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use super::error::{Error, Step};
 use super::helper::{Outfit, report_failure};
 use super::plan::{Mode, Plan, Report};
-use super::{privileges, process, seccomp, sys, wire};
+use super::{landlock, privileges, process, seccomp, sys, wire};
 
 /// As process 1 of a pid namespace.
 pub fn run(control: &UnixStream, plan: &Plan, outfit: Outfit) -> Result<(), Error> {
@@ -26,6 +31,25 @@ pub fn run(control: &UnixStream, plan: &Plan, outfit: Outfit) -> Result<(), Erro
     rustix::stdio::dup2_stdout(&outfit.null).step("close stdout")?;
     rustix::stdio::dup2_stderr(&outfit.null).step("close stderr")?;
     supervise(control, plan, outfit)
+}
+
+/// The same for a template.
+pub fn run_template(control: &UnixStream, plan: &Plan, outfit: Outfit) -> Result<(), Error> {
+    rustix::process::setsid().step("setsid")?;
+    rustix::stdio::dup2_stdout(&outfit.null).step("close stdout")?;
+    rustix::stdio::dup2_stderr(&outfit.null).step("close stderr")?;
+    let signals = watch_children()?;
+    let worker = start(plan, outfit)?;
+    privileges::keep_mounting()?;
+    wire::send(control, &Report::Running, &[]).step("report")?;
+    let mut children = children::Children::new(worker);
+    loop {
+        let is_asked = wait(control, &signals)?;
+        children.reap(control)?;
+        if is_asked && !children.obey(control, plan)? {
+            return Ok(());
+        }
+    }
 }
 
 /// Without namespaces: orphans of the worker come to us (subreaper), and we kill them before we leave.
@@ -47,31 +71,44 @@ pub fn run_plain(control: &UnixStream, plan: &Plan, outfit: Outfit) -> Result<()
 }
 
 fn supervise(control: &UnixStream, plan: &Plan, outfit: Outfit) -> Result<(), Error> {
-    let mut mask = SigSet::empty();
-    mask.add(Signal::SIGCHLD);
-    mask.thread_block().step("block SIGCHLD")?;
-    let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
-        .step("signalfd")?;
+    let signals = watch_children()?;
     let worker = start(plan, outfit)?;
     wire::send(control, &Report::Running, &[]).step("report")?;
-
     loop {
-        let mut ready = [
-            PollFd::new(control, PollFlags::IN),
-            PollFd::new(&signals, PollFlags::IN),
-        ];
-        match poll(&mut ready, None) {
-            Err(rustix::io::Errno::INTR) => continue,
-            other => other.step("poll")?,
-        };
-        if !ready[0].revents().is_empty() {
+        if wait(control, &signals)? {
             return Ok(()); // the executor has closed, or is dead
         }
-        while let Ok(Some(_)) = signals.read_signal() {}
         if let Some(report) = reap(worker) {
             return wire::send(control, &report, &[]).step("report");
         }
     }
+}
+
+fn watch_children() -> Result<SignalFd, Error> {
+    let mut mask = SigSet::empty();
+    mask.add(Signal::SIGCHLD);
+    mask.thread_block().step("block SIGCHLD")?;
+    SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).step("signalfd")
+}
+
+/// For the executor (`true`), or for a child that has ended.
+fn wait(control: &UnixStream, signals: &SignalFd) -> Result<bool, Error> {
+    let mut ready = [
+        PollFd::new(control, PollFlags::IN),
+        PollFd::new(signals, PollFlags::IN),
+    ];
+    loop {
+        match poll(&mut ready, None) {
+            Err(rustix::io::Errno::INTR) => {}
+            other => {
+                other.step("poll")?;
+                break;
+            }
+        }
+    }
+    let is_asked = !ready[0].revents().is_empty();
+    while let Ok(Some(_)) = signals.read_signal() {}
+    Ok(is_asked)
 }
 
 /// Everything that has ended; the worker's end among it, if it has.
@@ -165,7 +202,15 @@ fn execute(
     sys::place(&socket, 3).step("place the worker's socket")?;
     // Close-on-exec and not closed: the way to report a failing exec must stay open until it has succeeded.
     sys::close_on_exec_from(4).step("close descriptors")?;
-    if plan.mode == Mode::Confine {
+    if plan.slots > 0 {
+        privileges::no_new_privileges()?;
+        landlock::restrict(plan)?;
+        privileges::keep_changing_root()?;
+    }
+    if plan.mode == Mode::Install {
+        seccomp::install(&seccomp::pretences()?)?;
+    }
+    if plan.mode != Mode::Plain {
         seccomp::install(&outfit.filter)?;
     }
     nix::unistd::execve(&program.argv[0], &program.argv, &program.env)

@@ -10,7 +10,7 @@ use rustix::thread::{set_thread_res_gid, set_thread_res_uid};
 
 use super::error::{Error, Step};
 use super::helper::{Outfit, report_failure};
-use super::plan::{EGRESS_PORT, INSIDE_ID, Mode, Plan, Report};
+use super::plan::{EGRESS_PORT, Mode, Plan, Report};
 use super::{init, landlock, loopback, privileges, root, seccomp, sys, wire};
 
 pub fn main(
@@ -62,8 +62,8 @@ fn run(
         Some(trees) => trees,
         None => root::open_trees(&plan.entries)?,
     };
-    let (uid, gid) = (Uid::from_raw(INSIDE_ID), Gid::from_raw(INSIDE_ID));
-    // No uid 0 is mapped, so this keeps our capabilities over the new namespaces.
+    let (uid, gid) = (Uid::from_raw(plan.inside_id), Gid::from_raw(plan.inside_id));
+    // We were nobody that is mapped, least of all uid 0, so this keeps our capabilities over the new namespaces.
     set_thread_res_gid(gid, gid, gid).step("setresgid")?;
     set_thread_res_uid(uid, uid, uid).step("setresuid")?;
     sys::new_session_keyring();
@@ -72,6 +72,11 @@ fn run(
     let _ = std::fs::write("/proc/sys/user/max_user_namespaces", "0");
     let proc = root::build(plan, trees)?;
     rustix::system::sethostname(plan.hostname.as_bytes()).step("sethostname")?;
+    if plan.slots > 0 {
+        // It mounts while it lives, which Landlock would forbid: the worker restricts itself.
+        set_dumpable_behavior(DumpableBehavior::NotDumpable).step("prctl dumpable")?;
+        return init::run_template(control, plan, outfit);
+    }
     privileges::drop_capabilities()?;
     let landlock = landlock::restrict(plan)?;
     if plan.mode == Mode::Probe {

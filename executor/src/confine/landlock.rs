@@ -10,6 +10,7 @@ use landlock::{
 
 use super::error::{Error, Step};
 use super::plan::{Bind, Entry, Plan};
+use super::root::slots::SLOTS;
 
 /// What is asked for. Kernels that know less enforce what they know; what newer ones add is looked at before it is asked for.
 const WANTED: ABI = ABI::V7;
@@ -38,15 +39,31 @@ fn rules(plan: &Plan) -> Vec<(&str, BitFlags<AccessFs>)> {
         ("/tmp", AccessFs::from_all(WANTED)),
         ("/dev/shm", AccessFs::from_all(WANTED)),
     ];
+    if plan.slots > 0 {
+        // What may be written to there are mounts that are yet to be; all others are read-only themselves.
+        rules.push((SLOTS, AccessFs::from_all(WANTED)));
+    }
     for entry in &plan.entries {
-        if let Entry::Bind {
-            inside,
-            kind: Bind::Device,
-            ..
-        } = entry
-        {
-            let device = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev;
-            rules.push((inside, device));
+        match entry {
+            Entry::Bind {
+                inside,
+                kind: Bind::Device,
+                ..
+            } => {
+                let device = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev;
+                rules.push((inside, device));
+            }
+            Entry::Bind {
+                inside,
+                kind: Bind::Writable,
+                ..
+            }
+            | Entry::Overlay {
+                inside,
+                upper: Some(_),
+                ..
+            } => rules.push((inside, AccessFs::from_all(WANTED))),
+            _ => {}
         }
     }
     rules

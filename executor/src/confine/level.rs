@@ -135,6 +135,12 @@ impl Level {
         self.isolation == Isolation::Namespaces && self.failure.is_none()
     }
 
+    /// What is forked from a template can be bounded, counted and ended alone: by control groups of its own.
+    pub fn can_fork(&self) -> bool {
+        let has = |controller: &str| self.controllers.iter().any(|c| c == controller);
+        self.is_confined() && self.proc && has("memory") && has("pids")
+    }
+
     pub(super) fn watches_memory(&self) -> bool {
         self.memory == "rlimit_data"
     }

@@ -24,6 +24,11 @@
 //!     or the executor has. The kernel then kills all that is left in the pid namespace.
 //! 13. The worker, a child of S: session, rlimits, default signals, descriptors 0 to 3 only, the system call filter, exec.
 //!
+//! A template (`Spec::slots`) is a sandbox whose worker forks others like itself (`template`, `forked`). Its first process mounts on, for
+//! each of them a root with scratch of its own (`root::slots`): so it keeps CAP_SYS_ADMIN over the sandbox's own namespaces and stays out
+//! of Landlock, which its worker is put into instead (step 13), with CAP_SYS_CHROOT, which what it forks drops. Each of these is moved into
+//! control groups of its own before it works. Namespaces, and the way out, they share.
+//!
 //! # Invariants
 //!
 //! - The end of S is the end of everything in the sandbox: the kernel reaps a pid namespace before its process 1 is seen to have ended.
@@ -34,10 +39,12 @@ mod cgroup;
 mod confined;
 pub mod egress;
 mod error;
+mod forked;
 mod helper;
 mod init;
 mod inside;
 mod landlock;
+mod layer;
 mod level;
 mod loopback;
 mod plan;
@@ -50,11 +57,15 @@ mod spec;
 mod standby;
 mod start;
 mod sys;
+mod template;
 mod wire;
 
 pub use cgroup::Version;
 pub use confined::{Confined, Exit, Memory, spawn};
 pub use error::Error;
+pub use forked::Forked;
 pub use helper::helper_main;
+pub use layer::Layer;
 pub use level::{Config, Isolation, Level, probe};
 pub use spec::{Output, Shown, Spec};
+pub use template::{Spare, Template};

@@ -12,6 +12,8 @@ pub const INSIDE_ID: u32 = 1000;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Plan {
     pub mode: Mode,
+    /// The worker's identity inside: [`INSIDE_ID`], or 0 where packages are installed.
+    pub inside_id: u32,
     /// The worker's identity on the host.
     pub uid: u32,
     pub gid: u32,
@@ -26,11 +28,15 @@ pub struct Plan {
     pub env: Vec<String>,
     pub cwd: String,
     pub limits: Limits,
+    /// Roots for what the worker forks, each with scratch of its own; 0: the worker is no template.
+    pub slots: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Mode {
     Confine,
+    /// Confined alike, but it believes to be root: what installs packages gives files to others, which is answered and not done.
+    Install,
     /// Everything up to the worker, which is not started.
     Probe,
     /// `isolation = none`: a child process with rlimits.
@@ -53,6 +59,13 @@ pub enum Entry {
         inside: String,
         kind: Bind,
     },
+    /// Several folders seen as one, the first one on top.
+    Overlay {
+        inside: String,
+        lower: Vec<String>,
+        /// Where changes go; without, there can be none.
+        upper: Option<Upper>,
+    },
     Symlink {
         inside: String,
         target: String,
@@ -70,6 +83,27 @@ pub enum Entry {
 pub enum Bind {
     Tree,
     Device,
+    /// Only where packages are installed: a folder of that one build.
+    Writable,
+}
+
+/// A folder of the host that holds both, as overlayfs demands: what is changed, and where it prepares a change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upper {
+    pub host: String,
+    pub changes: String,
+    pub work: String,
+}
+
+/// What the executor asks of a template's first process while it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Order {
+    /// Make a root with scratch of its own; answered by `Opened` or `NotOpened`.
+    Open { slot: u32 },
+    /// Take it away with all that is in it; not answered.
+    Close { slot: u32 },
+    /// Say how this process ends, by its number in the sandbox.
+    Watch { pid: i32 },
 }
 
 /// What comes back, in this order. `Listening` carries a descriptor.
@@ -95,6 +129,19 @@ pub enum Report {
         errno: i32,
     },
     Exited {
+        code: Option<i32>,
+        signal: Option<i32>,
+    },
+    Opened {
+        slot: u32,
+    },
+    NotOpened {
+        slot: u32,
+        failure: String,
+    },
+    /// A process that was to be watched.
+    Ended {
+        pid: i32,
         code: Option<i32>,
         signal: Option<i32>,
     },

@@ -15,7 +15,8 @@ const MOST_SIGNALS: u64 = 1024;
 const MOST_LOCKED: u64 = 8 << 20;
 
 pub fn limit(limits: &Limits) -> Result<(), Error> {
-    set(Resource::Core, 0, "rlimit core")?;
+    // Of one byte: unlike 0 it also keeps the kernel from handing the dump to a program of the host's (core(5), core_pattern).
+    set(Resource::Core, 1, "rlimit core")?;
     set(Resource::Nofile, limits.open_files, "rlimit nofile")?;
     // The kernel's memory on behalf of a user, which may be ours.
     set(Resource::Sigpending, MOST_SIGNALS, "rlimit sigpending")?;
@@ -48,6 +49,23 @@ fn set(resource: Resource, value: u64, step: &str) -> Result<(), Error> {
 
 /// Every capability set empty, the bounding set included, and no way for uid 0 or a set-uid file to bring one back.
 pub fn drop_capabilities() -> Result<(), Error> {
+    bound_to_none()?;
+    clear_ambient_capability_set().step("drop the ambient set")?;
+    set_securebits()?;
+    let none = CapabilitySet::empty();
+    set_capabilities(
+        None,
+        CapabilitySets {
+            effective: none,
+            permitted: none,
+            inheritable: none,
+        },
+    )
+    .step("drop capabilities")?;
+    no_new_privileges()
+}
+
+fn bound_to_none() -> Result<(), Error> {
     for number in 0..64 {
         let capability = CapabilitySet::from_bits_retain(1 << number);
         match remove_capability_from_bounding_set(capability) {
@@ -56,7 +74,10 @@ pub fn drop_capabilities() -> Result<(), Error> {
             Err(e) => return Err(e).step("drop the bounding set"),
         }
     }
-    clear_ambient_capability_set().step("drop the ambient set")?;
+    Ok(())
+}
+
+fn set_securebits() -> Result<(), Error> {
     let locked = CapabilitiesSecureBits::NO_ROOT
         | CapabilitiesSecureBits::NO_ROOT_LOCKED
         | CapabilitiesSecureBits::NO_SETUID_FIXUP
@@ -64,14 +85,41 @@ pub fn drop_capabilities() -> Result<(), Error> {
         | CapabilitiesSecureBits::KEEP_CAPS_LOCKED
         | CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE
         | CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE_LOCKED;
-    set_capabilities_secure_bits(locked).step("securebits")?;
-    let none = CapabilitySet::empty();
+    set_capabilities_secure_bits(locked).step("securebits")
+}
+
+/// For a template's first process, which mounts: full rights over the sandbox's own namespaces until the worker has been started.
+pub fn keep_mounting() -> Result<(), Error> {
+    set_securebits()?;
+    let mounting = CapabilitySet::SYS_ADMIN;
+    bound_to_none()?;
     set_capabilities(
         None,
         CapabilitySets {
-            effective: none,
-            permitted: none,
-            inheritable: none,
+            effective: mounting,
+            permitted: mounting,
+            inheritable: CapabilitySet::empty(),
+        },
+    )
+    .step("drop capabilities")?;
+    no_new_privileges()
+}
+
+/// For a template: what it forks goes to a root of its own. Its mounts are the sandbox's, so this leads nowhere else.
+pub fn keep_changing_root() -> Result<(), Error> {
+    let changing = CapabilitySet::SYS_CHROOT;
+    let mut sets = rustix::thread::capabilities(None).step("read capabilities")?;
+    sets.inheritable = changing;
+    set_capabilities(None, sets).step("inherit capabilities")?;
+    rustix::thread::configure_capability_in_ambient_set(changing, true).step("ambient set")?;
+    bound_to_none()?;
+    set_securebits()?;
+    set_capabilities(
+        None,
+        CapabilitySets {
+            effective: changing,
+            permitted: changing,
+            inheritable: changing,
         },
     )
     .step("drop capabilities")?;

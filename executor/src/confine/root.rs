@@ -13,11 +13,16 @@ use rustix::mount::{
 };
 
 use super::error::{Error, Step};
-use super::plan::{Bind, Entry, Mode as PlanMode, Plan};
+use super::plan::{Bind, Entry, Mode as PlanMode, Plan, Upper};
 use super::sys::{self, MountAttributes};
+
+pub mod slots;
 
 /// Where the new root is put together. Any directory that every host has; what it held is opened before.
 const STAGE: &str = "/tmp";
+/// Where layers lie while they are put together: over a folder of the old root, which goes away with all that is mounted there. (To
+/// unmount them one by one takes milliseconds of the kernel.)
+const LAYERS: &str = "/usr";
 /// An empty directory to lay over what must not be seen.
 const EMPTY: &str = "var/empty";
 /// Of /proc: tells of the host, or is an interface to it. (Docker's list, and the whole of /proc/sys.)
@@ -39,16 +44,25 @@ const MASKED_FILES: [&str; 12] = [
 
 /// Detached copies of the trees to bind, in the order of the plan. EPERM without CAP_SYS_ADMIN over our mount namespace.
 pub fn open_trees(entries: &[Entry]) -> Result<Vec<OwnedFd>, Error> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE
-        | OpenTreeFlags::OPEN_TREE_CLOEXEC
-        | OpenTreeFlags::AT_RECURSIVE;
-    let hosts = entries.iter().filter_map(|entry| match entry {
-        Entry::Bind { host, .. } => Some(host),
-        Entry::Symlink { .. } | Entry::File { .. } | Entry::Dir { .. } => None,
-    });
-    hosts
-        .map(|host| open_tree(CWD, host.as_str(), flags).step_with(|| format!("open {host}")))
-        .collect()
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let open = |host: &str, flags| open_tree(CWD, host, flags).step_with(|| format!("open {host}"));
+    let mut trees = Vec::new();
+    for entry in entries {
+        match entry {
+            Entry::Bind { host, .. } => {
+                trees.push(open(host, flags | OpenTreeFlags::AT_RECURSIVE)?);
+            }
+            // An overlay sees nothing of what is mounted beneath its layers.
+            Entry::Overlay { lower, upper, .. } => {
+                let upper = upper.as_ref().map(|upper| &upper.host);
+                for host in lower.iter().chain(upper) {
+                    trees.push(open(host, flags)?);
+                }
+            }
+            Entry::Symlink { .. } | Entry::File { .. } | Entry::Dir { .. } => {}
+        }
+    }
+    Ok(trees)
 }
 
 /// Builds the root and makes it ours. Answers whether there is a /proc.
@@ -58,7 +72,7 @@ pub fn build(plan: &Plan, trees: Vec<OwnedFd>) -> Result<bool, Error> {
         MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
     )
     .step("make mounts private")?;
-    tmpfs(STAGE, "size=1m,nr_inodes=1k,mode=0755", "root")?;
+    tmpfs(STAGE, "size=1m,nr_inodes=4k,mode=0755", "root")?;
     std::env::set_current_dir(STAGE).step("enter the new root")?;
 
     let mut trees = trees.into_iter();
@@ -68,24 +82,32 @@ pub fn build(plan: &Plan, trees: Vec<OwnedFd>) -> Result<bool, Error> {
     for dir in ["tmp", "proc", "dev/shm", EMPTY] {
         fs::create_dir_all(dir).step_with(|| format!("mkdir /{dir}"))?;
     }
+    slots::prepare(plan)?;
     seal()?;
-    tmpfs(
-        "tmp",
-        &format!("size={}m,nr_inodes=64k,mode=1777", plan.tmp_mb),
-        "/tmp",
-    )?;
-    tmpfs(
-        "dev/shm",
-        &format!("size={}m,nr_inodes=4k,mode=1777", plan.shm_mb),
-        "/dev/shm",
-    )?;
     // Before the old root goes: the kernel grants a new /proc only while an unmasked one is in sight.
     let proc = plan.proc && new_proc(plan.mode == PlanMode::Probe)?;
+    slots::keep(plan)?;
+    scratch(Path::new(""), plan)?;
 
     rustix::process::pivot_root(".", ".").step("pivot_root")?;
     unmount(".", UnmountFlags::DETACH).step("detach the old root")?;
     std::env::set_current_dir("/").step("enter /")?;
     Ok(proc)
+}
+
+/// What may be written to, beneath `root`.
+fn scratch(root: &Path, plan: &Plan) -> Result<(), Error> {
+    let at = |dir: &str| root.join(dir).to_string_lossy().into_owned();
+    tmpfs(
+        &at("tmp"),
+        &format!("size={}m,nr_inodes=64k,mode=1777", plan.tmp_mb),
+        "/tmp",
+    )?;
+    tmpfs(
+        &at("dev/shm"),
+        &format!("size={}m,nr_inodes=4k,mode=1777", plan.shm_mb),
+        "/dev/shm",
+    )
 }
 
 fn tmpfs(at: &str, options: &str, name: &str) -> Result<(), Error> {
@@ -119,18 +141,23 @@ fn place(entry: &Entry, trees: &mut impl Iterator<Item = OwnedFd>) -> Result<(),
             let tree = trees
                 .next()
                 .ok_or_else(|| Error::Spec(format!("no tree for {inside}")))?;
-            bind(&tree, inside, *kind).step_with(|| format!("bind {inside}"))
+            bind(&tree, relative(inside), *kind).step_with(|| format!("bind {inside}"))
         }
+        Entry::Overlay {
+            inside,
+            lower,
+            upper,
+        } => overlay(inside, lower.len(), upper.as_ref(), trees),
     }
 }
 
 /// Read-only before it is attached, so that at no time anything in here can write to the host.
-fn bind(tree: &OwnedFd, inside: &str, kind: Bind) -> io::Result<()> {
-    let set = sys::READ_ONLY
-        | sys::NO_SUID
+fn bind(tree: &OwnedFd, at: &Path, kind: Bind) -> io::Result<()> {
+    let set = sys::NO_SUID
         | match kind {
-            Bind::Tree => sys::NO_DEV,
-            Bind::Device => sys::NO_EXEC,
+            Bind::Tree => sys::READ_ONLY | sys::NO_DEV,
+            Bind::Device => sys::READ_ONLY | sys::NO_EXEC,
+            Bind::Writable => sys::NO_DEV,
         };
     sys::mount_setattr(
         tree.as_fd(),
@@ -139,7 +166,6 @@ fn bind(tree: &OwnedFd, inside: &str, kind: Bind) -> io::Result<()> {
             recursive: true,
         },
     )?;
-    let at = relative(inside);
     if fs::File::from(tree.try_clone()?).metadata()?.is_dir() {
         fs::create_dir_all(at)?;
     } else if !at.exists() {
@@ -150,6 +176,51 @@ fn bind(tree: &OwnedFd, inside: &str, kind: Bind) -> io::Result<()> {
     }
     move_mount(tree, "", CWD, at, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
     Ok(())
+}
+
+/// The kernel takes layers by name only, so they get names for as long as it takes. The overlay keeps copies of its own.
+fn overlay(
+    inside: &str,
+    lower: usize,
+    upper: Option<&Upper>,
+    trees: &mut impl Iterator<Item = OwnedFd>,
+) -> Result<(), Error> {
+    let step = || format!("overlay {inside}");
+    tmpfs(LAYERS, "size=64k,nr_inodes=64,mode=0755", "layers")?;
+    let names: Vec<String> = (0..lower + usize::from(upper.is_some()))
+        .map(|n| format!("{LAYERS}/{n}"))
+        .collect();
+    for (n, name) in names.iter().enumerate() {
+        let tree = trees
+            .next()
+            .ok_or_else(|| Error::Spec(format!("no tree for {inside}")))?;
+        let kind = if n < lower {
+            Bind::Tree
+        } else {
+            Bind::Writable
+        };
+        bind(&tree, Path::new(name), kind).step_with(|| format!("bind a layer of {inside}"))?;
+    }
+    let mut options = format!("lowerdir={}", names[..lower].join(":"));
+    let mut flags = MountFlags::NOSUID | MountFlags::NODEV;
+    if let (Some(upper), Some(at)) = (upper, names.get(lower)) {
+        let (changes, work) = (&upper.changes, &upper.work);
+        options += &format!(",upperdir={at}/{changes},workdir={at}/{work},userxattr");
+    } else {
+        flags |= MountFlags::RDONLY;
+    }
+    let options = std::ffi::CString::new(options)
+        .map_err(io::Error::other)
+        .step("mount options")?;
+    fs::create_dir_all(relative(inside)).step_with(step)?;
+    mount(
+        "overlay",
+        relative(inside),
+        "overlay",
+        flags,
+        options.as_c_str(),
+    )
+    .step_with(step)
 }
 
 /// The root itself becomes read-only; what is mounted on it keeps its own attributes.

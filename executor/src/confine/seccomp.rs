@@ -63,14 +63,17 @@ const PRCTL: [libc::c_int; 24] = [
 const TCP_ULP: u64 = 31;
 
 /// The program, ready for [`install`]. `counted`: a control group counts memory that belongs to no process's map; else files without
-/// a name, which could hold any amount of it, are refused.
-pub fn program(counted: bool) -> Result<BpfProgram, Error> {
+/// a name, which could hold any amount of it, are refused. `template`: what it forks changes its root, once.
+pub fn program(counted: bool, template: bool) -> Result<BpfProgram, Error> {
     let arch = std::env::consts::ARCH.try_into().map_err(|e| refused(&e))?;
     let mut rules: std::collections::BTreeMap<i64, Vec<SeccompRule>> = calls::ALLOWED
         .iter()
         .map(|call| (*call, Vec::new()))
         .collect();
     rules.extend(looked_into().map_err(|e| refused(&e))?);
+    if template {
+        rules.insert(libc::SYS_chroot, Vec::new());
+    }
     if !counted {
         rules.remove(&libc::SYS_memfd_create);
     }
@@ -79,6 +82,17 @@ pub fn program(counted: bool) -> Result<BpfProgram, Error> {
         SeccompFilter::new(rules, refuse, SeccompAction::Allow, arch).map_err(|e| refused(&e))?;
     let listed: BpfProgram = filter.try_into().map_err(|e| refused(&e))?;
     Ok(prologue().into_iter().chain(listed).collect())
+}
+
+/// Where packages are installed: calls that give files or ourselves another identity are said to have been done, as there is only one.
+/// (Charliecloud installs so, without any privilege.) In force besides the list: of two answers the kernel takes the sterner.
+pub fn pretences() -> Result<BpfProgram, Error> {
+    let arch = std::env::consts::ARCH.try_into().map_err(|e| refused(&e))?;
+    let rules = calls::PRETENDED.iter().map(|call| (*call, Vec::new()));
+    let done = SeccompAction::Errno(0);
+    let filter = SeccompFilter::new(rules.collect(), SeccompAction::Allow, done, arch);
+    let filter = filter.map_err(|e| refused(&e))?;
+    filter.try_into().map_err(|e| refused(&e))
 }
 
 /// For the rest of this thread's life, and for all that descends from it.

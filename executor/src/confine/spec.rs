@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::error::Error;
+use super::layer::{self, Layer};
 use super::level::{Isolation, Level};
 use super::plan::{Bind, Entry, INSIDE_ID, Limits, Mode, Plan};
 
@@ -17,6 +18,8 @@ pub struct Spec {
     pub cwd: String,
     /// Shown read-only, besides the host's /usr. What lies there must be readable by others; the way to it need not be.
     pub binds: Vec<Shown>,
+    /// Packages of the system.
+    pub layer: Option<Layer>,
     /// Beside the minimal environment, which it may override, except for the proxy.
     pub environment: Vec<(String, String)>,
     pub memory_mb: u64,
@@ -26,6 +29,8 @@ pub struct Spec {
     pub tmp_mb: u64,
     pub shm_mb: u64,
     pub output: Output,
+    /// How many may be forked from it at a time; 0: it is no template.
+    pub slots: u32,
 }
 
 #[derive(Debug, Clone)]
@@ -49,6 +54,7 @@ impl Spec {
             program,
             cwd: "/tmp".to_owned(),
             binds: Vec::new(),
+            layer: None,
             environment: Vec::new(),
             memory_mb: 128,
             processes: 256,
@@ -56,6 +62,7 @@ impl Spec {
             tmp_mb: 64,
             shm_mb: 64,
             output: Output::Null,
+            slots: 0,
         }
     }
 
@@ -94,8 +101,19 @@ pub(super) fn plan(
     let confined = level.isolation == Isolation::Namespaces;
     let mut entries = Vec::new();
     let (mut argv, mut cwd) = (spec.program.clone(), spec.cwd.clone());
+    if !confined && spec.layer.is_some() {
+        return Err(Error::Spec(
+            "system packages need a file system of their own, which isolation = \"none\" does not give".to_owned(),
+        ));
+    }
+    let installs = matches!(spec.layer, Some(Layer::Filled(_) | Layer::Made(_)));
     if confined {
-        entries = system();
+        entries = match &spec.layer {
+            None => system(),
+            Some(Layer::Shown(dir)) => layer::shown(dir, system())?,
+            Some(Layer::Filled(dir)) => layer::filled(dir, system())?,
+            Some(Layer::Made(dir)) => layer::made(dir, system())?,
+        };
         for shown in &spec.binds {
             entries.push(tree(&shown.host, &shown.inside)?);
         }
@@ -104,7 +122,12 @@ pub(super) fn plan(
         cwd = spec.outside(&cwd);
     }
     Ok(Plan {
-        mode: if confined { Mode::Confine } else { Mode::Plain },
+        mode: match (confined, installs) {
+            (true, false) => Mode::Confine,
+            (true, true) => Mode::Install,
+            (false, _) => Mode::Plain,
+        },
+        inside_id: if installs { 0 } else { INSIDE_ID },
         uid,
         gid,
         hostname: "agent".to_owned(),
@@ -120,6 +143,7 @@ pub(super) fn plan(
             data_bytes: level.watches_memory().then_some(spec.memory_mb << 20),
             processes: level.limits_processes_itself().then_some(spec.processes),
         },
+        slots: spec.slots,
     })
 }
 
@@ -256,6 +280,7 @@ fn as_on_host(path: &str) -> Option<Entry> {
 pub(super) fn probe((uid, gid): (u32, u32)) -> Plan {
     Plan {
         mode: Mode::Probe,
+        inside_id: INSIDE_ID,
         uid,
         gid,
         hostname: "agent".to_owned(),
@@ -267,5 +292,6 @@ pub(super) fn probe((uid, gid): (u32, u32)) -> Plan {
         env: Vec::new(),
         cwd: "/".to_owned(),
         limits: Limits::default(),
+        slots: 0,
     }
 }

@@ -11,6 +11,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::cgroup::{Bounds, Groups};
 use super::error::{Error, Step};
+use super::layer::{self, Layer};
 use super::level::{Host, Isolation, Level};
 use super::plan::{EGRESS_PORT, Plan, Report};
 use super::remains::{Remains, reap_by};
@@ -220,7 +221,11 @@ pub fn start(spec: &Spec, level: &Level) -> Result<Started, Error> {
         .as_ref()
         .and_then(|l| l.local_addr().ok())
         .map_or(EGRESS_PORT, |a| a.port());
-    let plan = plan(spec, level, host.worker_ids(), port)?;
+    let ids = host.worker_ids();
+    let plan = plan(spec, level, ids, port)?;
+    if let Some(Layer::Filled(dir) | Layer::Made(dir)) = &spec.layer {
+        layer::give(dir, ids)?;
+    }
     let (socket, theirs) = UnixStream::pair().step("worker socket")?;
     let (stdout, stderr) = match spec.output {
         Output::Null => (None, None),

@@ -29,7 +29,10 @@ impl Pool {
         }
         let id = InstanceId::from_uuid(uuid::Uuid::now_v7());
         let created_at = self.common.grounds.store.now();
-        let starting = Instance::start(id.clone(), &self.version, &self.common.grounds);
+        let template = self.state().warm.template();
+        let template = template.as_ref();
+        let grounds = &self.common.grounds;
+        let starting = Instance::start(id.clone(), &self.version, grounds, template);
         tokio::pin!(starting);
         let started = tokio::select! {
             started = &mut starting => started,
@@ -41,10 +44,16 @@ impl Pool {
         match started {
             Ok(instance) => {
                 let took = self.common.grounds.store.now().since(created_at);
-                self.common.grounds.counts.started(took);
+                self.common.grounds.counts.started(took, instance.how());
                 self.started(Arc::new(instance)).await;
             }
-            Err(not_ready) => self.not_started(&id, created_at, not_ready).await,
+            Err(not_ready) => {
+                if let Some(template) = template {
+                    // The next one is spawned, to see whether that fails as well.
+                    template.spoil();
+                }
+                self.not_started(&id, created_at, not_ready).await;
+            }
         }
     }
 
@@ -72,6 +81,7 @@ impl Pool {
                 });
                 self.hand_out(&mut state);
                 self.scale_with(&mut state);
+                self.want_template(&mut state);
             }
             unwanted
         };

@@ -18,6 +18,7 @@ impl Pool {
         self.end_sessions(&mut state);
         self.scale_with(&mut state);
         self.let_go(&mut state);
+        self.look_at_templates(&mut state);
     }
 
     /// So many run and wait from now on.

@@ -12,6 +12,10 @@ that have shown themselves slow run in a pool of at most `concurrency` threads.
 Start-up is part of a cold call's latency, so everything that most agents do not need (asyncio, inspect, json, logging,
 threading, traceback) is imported where it is first needed. The agent's frameworks are never imported from here: they
 are recognised in `sys.modules` once the agent has imported them.
+
+A template (INIT with `template`) is a worker that answers no call: it imports the agent, handles the warm-up input if
+there is one, looks whether it can be forked safely, and forks on FORK. It has one thread, no event loop and no pipe;
+what is forked starts its own when ADOPT comes, and is then a worker like any other.
 """
 
 from __future__ import annotations
@@ -38,7 +42,7 @@ if TYPE_CHECKING:  # `typing` costs milliseconds at start; type checkers read th
     from types import CodeType, FrameType, ModuleType, TracebackType
     from typing import Any, NoReturn
 
-INIT, CALL, CANCEL, PING = 1, 2, 3, 4
+INIT, CALL, CANCEL, PING, FORK, ADOPT = 1, 2, 3, 4, 5, 6
 READY, FAILED, RESULT, ERROR, LOG, CHUNK, PROGRESS, PONG = 65, 66, 67, 68, 69, 70, 71, 72
 
 HEADER = Struct(">IBQ")
@@ -885,8 +889,7 @@ class Attendant:
         self.noted: list[Sink] = []
         self.lines_at = 0.0
         self.poller = poll()
-        self.wake_read, self.wake_write = os.pipe()
-        os.set_blocking(self.wake_write, False)
+        self.wake_read = self.wake_write = -1  # until it starts: a template has none
         worker.wire.on_rest = self.wake
         self.decoders: dict[int, tuple[int, Any]] = {}
         self.pipes = poll()
@@ -896,6 +899,8 @@ class Attendant:
         self.seen = -1
 
     def start(self) -> None:
+        self.wake_read, self.wake_write = os.pipe()
+        os.set_blocking(self.wake_write, False)
         self.poller.register(self.wake_read, POLLIN)
         start_new_thread(self.run, ())
 
@@ -917,6 +922,8 @@ class Attendant:
 
     def wake(self) -> None:
         self.parked = False
+        if self.wake_write < 0:
+            return
         try:
             os.write(self.wake_write, b"w")
         except BlockingIOError:
@@ -2463,6 +2470,7 @@ class Worker:
         self.served: list[Any] = []
         self.phase = "import"
         self.forked = False
+        self.is_template = False
         self.own_module: Any = None
         kind, _, text = self.first_frame()
         if kind != INIT:
@@ -2476,6 +2484,10 @@ class Worker:
         self.concurrency: int = max(1, given.get("concurrency") or 1)
         self.log_level = LEVELS.get(str(given.get("log_level") or "INFO").upper(), 20)
         self.environment: dict[str, str] = given.get("environment") or {}
+        self.is_template = bool(given.get("template"))
+        self.warm_up: Any = given.get("warm_up")
+        self.scratch = os.getcwd()
+        self.shared = set(os.listdir(SHARED)) if self.is_template else set()
         self.instance = Sink(0, self)
         self.attendant = Attendant(self)
         self.entry: Entry
@@ -2498,6 +2510,10 @@ class Worker:
             imported = perf_counter()
             self.phase = "init"
             self.entry = entry_for(target, name, self)
+            if self.is_template:
+                Template(self).serve((imported - began) * 1000, imported)
+                began = imported = perf_counter()  # here is what was forked; the import was the template's
+                self.call_after_fork()
             self.engine = self.make_engine()
         except BaseException as error:
             self.give_up(error)
@@ -2531,8 +2547,9 @@ class Worker:
                 set_signal(number, on_signal)
             except (OSError, ValueError):
                 pass
-        self.attendant.capture()
-        self.attendant.start()
+        if not self.is_template:
+            self.attendant.capture()
+            self.attendant.start()
         sys.stdout = sys.__stdout__ = Stream(1, self)  # type: ignore[misc, assignment]
         sys.stderr = sys.__stderr__ = Stream(2, self)  # type: ignore[misc, assignment]
         os.register_at_fork(after_in_child=self.after_fork)
@@ -2540,8 +2557,23 @@ class Worker:
 
     def after_fork(self) -> None:
         """A child that the agent forked must not speak on our socket."""
+        if self.is_template and not self.forked and Template.forking:
+            return
         self.forked = True
         os.close(self.wire.fd)
+
+    def call_after_fork(self) -> None:
+        """The agent's own `after_fork()`, of the module that its entry point names: for what must not be shared."""
+        name = self.entrypoint.partition(":")[0] if ":" in self.entrypoint else None
+        if name is None:
+            name = "__main__" if self.entrypoint.endswith(".py") else main_module(self.code_dir)
+        hook = getattr(sys.modules.get(name), "after_fork", None)
+        if not callable(hook):
+            return
+        self.phase = "init"
+        value = hook()
+        if hasattr(value, "__await__"):
+            raise Failure("INIT_FAILED", "init", "after_fork() is async; it runs before there is an event loop")
 
     def make_engine(self) -> Idle:
         if not self.entry.is_async:
@@ -2716,6 +2748,240 @@ class Worker:
             metrics,
             dropped,
         )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The template.
+
+FILES_MOST, FILES_BYTES = 256, 4 << 20  # what the import left in /tmp, and every fork gets a copy of
+SHARED = "/dev/shm"
+HARMLESS = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+PR_SET_DUMPABLE, CAPABILITY_VERSION = 4, 0x20080522
+
+
+class Template:
+    forking = False
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+        import ctypes
+        import threading  # noqa: F401 (takes whichever thread imports it first for the main one: it must be this)
+
+        self.libc = ctypes.CDLL(None, use_errno=True)
+        self.number = ctypes.c_ulong
+        self.no_capabilities = ctypes.create_string_buffer(24)
+        self.header = ctypes.create_string_buffer(CAPABILITY_VERSION.to_bytes(4, sys.byteorder) + bytes(4), 8)
+
+    def serve(self, import_ms: float, imported: float) -> None:
+        """Forks for as long as there is an executor. Returns in what was forked, once it has been adopted."""
+        worker = self.worker
+        if worker.warm_up is not None:
+            self.handle_once()
+        worker.memory = Memory()
+        reason = self.why_not()
+        body = {
+            "entrypoint_kind": worker.entry.kind,
+            "import_ms": round(import_ms, 3),
+            "init_ms": round((perf_counter() - imported) * 1000, 3),
+            "python": ".".join(map(str, sys.version_info[:3])),
+            "spawn_only": reason,
+        }
+        worker.instance.close()
+        worker.wire.post(READY, 0, dump(body).encode())
+        worker.wire.flush()
+        if reason is not None:
+            os._exit(0)
+        # No other instance may look into what all are forked from.
+        self.libc.prctl(PR_SET_DUMPABLE, self.number(0), self.number(0), self.number(0), self.number(0))
+        import gc
+
+        gc.collect()
+        gc.freeze()  # a collection must not write to what is shared
+        while True:
+            fd = self.next_fork()
+            if self.fork():
+                self.adopt(fd)
+                return
+            os.close(fd)
+
+    def next_fork(self) -> int:
+        """Blocks for a FORK; the descriptor of the new one's socket comes with it."""
+        import socket
+
+        wire = socket.socket(fileno=self.worker.wire.fd)
+        try:
+            data, fds, _, _ = socket.recv_fds(wire, 13, 1, socket.MSG_CMSG_CLOEXEC)
+            while data and len(data) < 13:
+                data += wire.recv(13 - len(data))
+            if not data:
+                os._exit(0)
+            length, kind, _ = HEADER.unpack(data)
+            if kind != FORK or length < 9 or length > 4096 or len(fds) != 1:
+                os._exit(1)
+            rest = length - 9
+            while rest:
+                got = len(wire.recv(rest))
+                if got == 0:
+                    os._exit(0)
+                rest -= got
+        finally:
+            wire.detach()
+        return int(fds[0])
+
+    def fork(self) -> bool:
+        """Twice, so that nobody here has to wait for the end of what is forked: its parent is process 1."""
+        Template.forking = True
+        try:
+            middle = os.fork()
+            if middle == 0:
+                if os.fork() != 0:
+                    os._exit(0)
+                return True
+            os.waitpid(middle, 0)
+        finally:
+            Template.forking = False
+        return False
+
+    def adopt(self, fd: int) -> None:
+        """In what was forked: says that it is there, waits until it is wanted, and becomes what it is to be."""
+        worker = self.worker
+        os.dup2(fd, worker.wire.fd, inheritable=False)
+        os.close(fd)
+        for _ in range(5000):
+            if os.getppid() == 1:
+                break
+            time.sleep(0.0002)
+        os.write(worker.wire.fd, b"f")
+        worker.frames = Frames(worker.wire.fd, worker.limits.frame_bytes)
+        kind, _, text = worker.first_frame()
+        if kind != ADOPT:
+            os._exit(1)
+        root = parse(text).get("root")
+        if root is not None:
+            copy_files(worker.scratch, root + worker.scratch)
+            os.chroot(root)
+            os.chdir(worker.scratch)
+        if self.libc.capset(self.header, self.no_capabilities) != 0:
+            raise Failure("INIT_FAILED", "init", "the right to change its root could not be given away")
+        # What is the process's own in /proc can be opened only now, and by nobody else after it.
+        self.libc.prctl(PR_SET_DUMPABLE, self.number(1), self.number(0), self.number(0), self.number(0))
+        worker.memory.open()
+        self.libc.prctl(PR_SET_DUMPABLE, self.number(0), self.number(0), self.number(0), self.number(0))
+        worker.is_template = False
+        worker.instance = Sink(0, worker)
+        worker.attendant = Attendant(worker)
+        worker.attendant.capture()
+        worker.attendant.start()
+        reseed()
+
+    def handle_once(self) -> None:
+        """The warm-up input goes the way of a call's; what comes of it is nobody's. An error is a line of the log."""
+        worker = self.worker
+        call = Call(0, {"input": worker.warm_up, "execution_id": "warm-up"})
+        call.sink = worker.instance
+
+        async def on_a_loop() -> None:
+            await worker.entry.prepare()
+            try:
+                value = worker.entry.invoke(call)
+                if type(value) not in PLAIN:
+                    value = await settle_value(worker, call, value)
+                serialize(value, worker.limits.result_bytes)
+            finally:
+                await worker.entry.shutdown()
+
+        def once() -> None:
+            _current.set(call)
+            if worker.entry.is_async:
+                import asyncio
+
+                asyncio.run(on_a_loop())
+                return
+            value = worker.entry.invoke(call)
+            if type(value) not in PLAIN:
+                value = SyncEngine(worker).complete(call, value)
+            serialize(value, worker.limits.result_bytes)
+
+        try:
+            copy_context().run(once)
+        except BaseException as error:
+            worker.instance.line("WARN", f"the warm-up input failed: {type_name(error)}: {safe_text(error)}")
+
+    def why_not(self) -> str | None:
+        """What a fork would break or share: `None` if there is nothing."""
+        try:
+            threads = os.listdir("/proc/self/task")
+            if len(threads) > 1:
+                return f"it has {len(threads)} threads after its import"
+            with open(f"/proc/self/task/{threads[0]}/children") as file:
+                if file.read().split():
+                    return "it has child processes after its import"
+            for fd in os.listdir("/proc/self/fd"):
+                reason = self.why_not_open(int(fd))
+                if reason is not None:
+                    return reason
+            with open("/proc/self/maps") as file:
+                for line in file:
+                    _, modes, _, _, _, *name = line.split(None, 5)
+                    if modes[1] == "w" and modes[3] == "s":
+                        return f"it shares memory after its import: {''.join(name).strip() or 'without a name'}"
+        except OSError as error:
+            return f"it cannot be looked at: {safe_text(error)}"
+        count, size = measure_files(self.worker.scratch)
+        if count > FILES_MOST or size > FILES_BYTES:
+            return f"its import leaves {count} files of {size} bytes in /tmp, too many to be copied for each"
+        if count:
+            import shutil  # noqa: F401 (for `copy_files`, which others wait for)
+        if set(os.listdir(SHARED)) - self.worker.shared:
+            return "its import leaves files in /dev/shm"
+        return None
+
+    def why_not_open(self, fd: int) -> str | None:
+        if fd <= 2 or fd == self.worker.wire.fd:
+            return None
+        try:
+            target = os.readlink(f"/proc/self/fd/{fd}")
+        except OSError:
+            return None  # the one that listed them
+        if target in HARMLESS:
+            return None
+        kind = "an open socket" if target.startswith("socket:") else f"an open file, {target},"
+        return f"it has {kind} after its import"
+
+
+def reseed() -> None:
+    """Python does it for `random` by itself, for no other generator."""
+    random: Any = sys.modules.get("random")
+    if random is not None:
+        random.seed()
+    numpy: Any = sys.modules.get("numpy.random")
+    if numpy is not None and hasattr(numpy, "seed"):
+        numpy.seed()
+    uuid: Any = sys.modules.get("uuid")
+    if uuid is not None and hasattr(uuid, "_last_timestamp"):
+        uuid._last_timestamp = None
+        uuid._node = None
+    tempfile: Any = sys.modules.get("tempfile")
+    if tempfile is not None:
+        tempfile._name_sequence = None
+
+
+def measure_files(folder: str) -> tuple[int, int]:
+    count = size = 0
+    for path, folders, names in os.walk(folder):
+        count += len(folders) + len(names)
+        for name in names:
+            size += os.lstat(os.path.join(path, name)).st_size
+        if count > FILES_MOST:
+            break
+    return count, size
+
+
+def copy_files(source: str, target: str) -> None:
+    if os.listdir(source):
+        import shutil
+
+        shutil.copytree(source, target, symlinks=True, dirs_exist_ok=True)
 
 
 def plain_cancel(error: BaseException) -> BaseException:

@@ -167,7 +167,7 @@ async fn inheritance() {
     assert_eq!(seen["fds"], json!([0, 1, 2, 3]));
     assert_eq!(
         (&seen["core"], &seen["files"]),
-        (&json!([0, 0]), &json!([1024, 1024]))
+        (&json!([1, 1]), &json!([1024, 1024]))
     );
     assert_eq!(
         (

@@ -7,6 +7,7 @@ pub mod dead_letters;
 pub mod deployments;
 pub mod executions;
 pub mod keys;
+pub mod limits;
 pub mod metrics;
 pub mod sessions;
 pub mod system;

@@ -17,7 +17,9 @@ async fn every_route_wants_its_key_and_permission() {
     let health_only = world.key_with(&[Permission::SystemHealth], None).await;
     let nothing = world.key_with(&[], None).await;
     for endpoint in endpoints() {
-        let (Access::Key(any) | Access::KeyUnlessOpened(any)) = endpoint.access else {
+        let (Access::Key(any) | Access::KeyItself(any) | Access::KeyUnlessOpened(any)) =
+            endpoint.access
+        else {
             let open = world
                 .send(world.request(endpoint.method, &filled(endpoint.path)))
                 .await;
@@ -278,21 +280,21 @@ async fn a_key_that_is_due_says_so() {
     let world = World::new().await;
     let account = AccountId::default_account();
     let now = world.store.now();
-    let key = |name: &str, ends: i64| store::keys::New {
-        id: domain::id::KeyId::from_uuid(uuid::Uuid::now_v7()),
-        account: account.clone(),
-        hash: world.store.hash_key(name),
-        name: name.to_owned(),
-        permissions: domain::key::Key::all_permissions(),
-        agents: None,
-        created_at: domain::Timestamp(1),
-        expires_at: Some(domain::Timestamp(now.0 + ends)),
-    };
     let secrets = ["due", "not-due"].map(|word| format!("akc_{word:x>40}"));
     for (secret, due) in secrets.iter().zip([5_000, now.0 + 60_000]) {
-        let key = key(secret, 90_000);
-        let due = Some(domain::Timestamp(due));
-        world.store.issue_key(&key, due).await.expect("rows");
+        let mut key = store::keys::New::lasting(
+            (
+                domain::id::KeyId::from_uuid(uuid::Uuid::now_v7()),
+                account.clone(),
+            ),
+            world.store.hash_key(secret),
+            secret.clone(),
+            domain::key::Key::all_permissions(),
+            domain::Timestamp(1),
+        );
+        key.expires_at = Some(domain::Timestamp(now.0 + 90_000));
+        key.rotate_at = Some(domain::Timestamp(due));
+        world.store.insert_key(&key).await.expect("rows");
     }
     let ask = async |secret: &str| {
         let request = world.request("GET", "/api/v1/agents").bearer_auth(secret);

@@ -29,7 +29,11 @@ fn collect(
         Some(reference) => document
             .pointer(reference.trim_start_matches('#'))
             .expect("it leads somewhere"),
-        None => schema.get("allOf").map_or(schema, |all| &all[0]),
+        // What may be left out is the object or null.
+        None => ["allOf", "anyOf"]
+            .iter()
+            .find_map(|of| schema.get(of))
+            .map_or(schema, |all| &all[0]),
     };
     if schema.get("$ref").is_some() {
         return collect(document, schema, path, found);

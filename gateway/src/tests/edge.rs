@@ -78,20 +78,174 @@ async fn a_head_must_come_whole_and_soon() {
 }
 
 #[tokio::test]
-async fn heads_are_bounded() {
+async fn heads_are_bounded_and_told_why() {
     let world = World::new().await;
     let many: String = (0..101).map(|n| format!("x-{n}: y\r\n")).collect();
     let long = format!("x: {}\r\n", "y".repeat(70_000));
-    for fields in [many, long] {
+    let url = format!("/{}", "y".repeat(9_000));
+    for (path, fields, status, code) in [
+        ("/healthz", many, "431", "HEADERS_TOO_LARGE"),
+        ("/healthz", long, "431", "HEADERS_TOO_LARGE"),
+        (
+            &url,
+            "connection: close\r\n".to_owned(),
+            "414",
+            "URI_TOO_LONG",
+        ),
+    ] {
+        let head = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{fields}\r\n");
+        let answer = said(&world, &head).await;
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status}")),
+            "{answer}"
+        );
+        assert!(answer.contains(&format!("\"code\":\"{code}\"")), "{answer}");
+        assert!(answer.contains("x-request-id: req_"), "{answer}");
+    }
+    // What is larger still is not even read.
+    let most: String = (0..201).map(|n| format!("x-{n}: y\r\n")).collect();
+    let longest = format!("x: {}\r\n", "y".repeat(200_000));
+    for fields in [most, longest] {
         let answer = said(&world, &format!("GET /healthz HTTP/1.1\r\n{fields}\r\n")).await;
         assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
     }
-    let path = "y".repeat(70_000);
-    let answer = said(&world, &format!("GET /{path} HTTP/1.1\r\n\r\n")).await;
+}
+
+#[tokio::test]
+async fn what_is_no_http_is_refused_and_harms_nobody() {
+    let world = World::new().await;
+    let close = "connection: close\r\n";
+    let get = |fields: &str| format!("GET /healthz HTTP/1.1\r\nhost: x\r\n{close}{fields}\r\n");
+    let post = |fields: &str, body: &str| {
+        let head = "POST /api/v1/keys HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n";
+        format!(
+            "{head}authorization: Bearer {}\r\n{close}{fields}\r\n{body}",
+            world.key
+        )
+    };
+    let path = |path: &str| {
+        format!(
+            "GET {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\n{close}\r\n",
+            world.key
+        )
+    };
+    for (what, sent) in [
+        (
+            "two lengths",
+            post("content-length: 2\r\ncontent-length: 3\r\n", "{}x"),
+        ),
+        ("a signed length", post("content-length: +2\r\n", "{}")),
+        (
+            "a huge length",
+            post("content-length: 99999999999999999999999\r\n", "{}"),
+        ),
+        (
+            "chunked and more",
+            post(
+                "transfer-encoding: chunked, gzip\r\n",
+                "2\r\n{}\r\n0\r\n\r\n",
+            ),
+        ),
+        (
+            "a chunk that is too long",
+            post("transfer-encoding: chunked\r\n", "FFFFFFFFFFFFFFFFF\r\n{}"),
+        ),
+        (
+            "a chunk of no length",
+            post("transfer-encoding: chunked\r\n", "zz\r\n{}\r\n0\r\n\r\n"),
+        ),
+        (
+            "a packed body",
+            post("content-encoding: gzip\r\ncontent-length: 2\r\n", "{}"),
+        ),
+        ("a zero in a header", get("x: a\0b\r\n")),
+        ("a folded header", get("x: a\r\n b\r\n")),
+        ("a space before the colon", get("x : a\r\n")),
+        ("no name", get(": a\r\n")),
+        ("no method", "\0\x01\x02\x03 / HTTP/1.1\r\n\r\n".to_owned()),
+        ("another version", "GET / HTTP/3.7\r\n\r\n".to_owned()),
+        ("a zero in the path", path("/api/v1/agents/%00")),
+        ("no UTF-8 in the path", path("/api/v1/agents/%ff%fe")),
+        ("no escape", path("/api/v1/agents/%zz")),
+        ("climbing", path("/api/v1/agents/..%2f..%2fetc%2fpasswd")),
+        ("no UTF-8 in the query", path("/api/v1/agents?page=%ff")),
+        ("a zero in the query", path("/api/v1/agents?tag=%00&page=0")),
+    ] {
+        let answer = said(&world, &sent).await;
+        assert!(
+            answer.is_empty()
+                || answer.starts_with("HTTP/1.1 4")
+                || answer.starts_with("HTTP/1.0 4"),
+            "{what}: {answer}"
+        );
+    }
+    let packed = said(
+        &world,
+        &post("content-encoding: gzip\r\ncontent-length: 2\r\n", "{}"),
+    )
+    .await;
     assert!(
-        answer.starts_with("HTTP/1.1 414") || answer.starts_with("HTTP/1.1 431"),
-        "{answer}"
+        packed.starts_with("HTTP/1.1 415") && packed.contains("content-encoding"),
+        "{packed}"
     );
+    // Lengths that disagree are one request, not two: what follows is nobody's.
+    let smuggled = post(
+        "content-length: 4\r\ntransfer-encoding: chunked\r\n",
+        "0\r\n\r\nGET /healthz HTTP/1.1\r\nhost: x\r\n\r\n",
+    );
+    let answer = said(&world, &smuggled).await;
+    assert!(answer.matches("HTTP/1.1 ").count() <= 1, "{answer}");
+    assert_eq!(world.get("/healthz").await.status, 200);
+}
+
+#[tokio::test]
+async fn one_address_leaves_places_to_others() {
+    let world = World::with(Config {
+        connections_per_address: 2,
+        ..Config::default()
+    })
+    .await;
+    let first = connect(&world).await;
+    let _second = connect(&world).await;
+    let mut third = connect(&world).await;
+    assert_eq!(rest(&mut third).await, "", "it is closed at once");
+    drop(first);
+    let begun = std::time::Instant::now();
+    let head = "GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    while !said(&world, head).await.starts_with("HTTP/1.1 200") {
+        assert!(begun.elapsed() < PATIENCE, "no place came free");
+        tokio::time::sleep(SOON / 20).await;
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_takes_too_long_is_given_up() {
+    let world = World::with(Config {
+        request: SOON,
+        ..Config::default()
+    })
+    .await;
+    let head = format!(
+        "POST /api/v1/keys HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\n\
+         content-length: 100\r\nconnection: close\r\n\r\n{{",
+        world.key
+    );
+    let mut stream = connect(&world).await;
+    stream.write_all(head.as_bytes()).await.expect("sent");
+    let mut first = [0; 2048];
+    let read = tokio::time::timeout(PATIENCE, stream.read(&mut first)).await;
+    let read = read.expect("in time").expect("an answer");
+    let answer = String::from_utf8_lossy(&first[..read]);
+    assert!(answer.starts_with("HTTP/1.1 504"), "{answer}");
+    // A stream goes on for as long as it likes.
+    let deployed = world.deploy("mine", "1.0.0").await.body;
+    let id = deployed["deployment_id"].as_str().expect("an id");
+    let follow = format!("/api/v1/agents/mine/deployments/{id}?follow=true");
+    let follow = world.request("GET", &follow).bearer_auth(&world.key);
+    let mut stream = follow.send().await.expect("a stream");
+    let ended = async { while stream.chunk().await.expect("a chunk").is_some() {} };
+    let ended = tokio::time::timeout(SOON * 3, ended).await;
+    assert!(ended.is_err(), "it was given up");
 }
 
 #[tokio::test]

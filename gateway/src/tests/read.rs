@@ -120,6 +120,7 @@ impl Monitor for Fake {
             nodes: vec![NodeLevel {
                 node_id: "node_1".into(),
                 isolation: "none".into(),
+                system_packages: "overlay".into(),
             }],
             ..SystemReply::default()
         }))
@@ -167,7 +168,7 @@ async fn with_monitor_its_figures_are_shown() {
     );
     assert_eq!(
         health.body["nodes"],
-        json!([{"node_id": "node_1", "isolation": "none"}])
+        json!([{"node_id": "node_1", "isolation": "none", "system_packages": "overlay"}])
     );
     assert_eq!(health.body["capacity"]["total_agents"], 3);
 }

@@ -5,13 +5,14 @@ use super::world::{Answer, World, deploy_body};
 use crate::router::ENDPOINTS;
 use bus::{WorkOptions, typed::deployments};
 use domain::{
+    agent::Environment,
     alert,
     execution::{Status, Usage},
     id::{AccountId, AlertId},
     key::Key,
 };
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 use store::{
     alerts::Kept,
     executions::{End, Key as Which},
@@ -183,7 +184,9 @@ async fn call(world: &World, key: &str, method: &str, path: &str) -> Answer {
     let mut request = world
         .request(method, &format!("{path}{asked}"))
         .bearer_auth(key);
-    if method == "PUT" {
+    if path.ends_with("/limits") && method == "PUT" || method == "PATCH" {
+        request = request.json(&json!({}));
+    } else if method == "PUT" {
         let mut body = deploy_body("mine", "2.0.0");
         body.as_object_mut()
             .expect("a document")
@@ -246,4 +249,87 @@ async fn nothing_of_another_account_is_there() {
     assert_eq!(alert["status"], "firing", "{alert:#}");
     let kept = world.get("/api/v1/keys").await.body.to_string();
     assert!(kept.contains(&names.fill("{key_id}", false)), "{kept}");
+}
+
+/// The agent lives in dev. For a key of other environments it is as little there as one that nobody has.
+#[tokio::test]
+async fn nothing_of_another_environment_is_there() {
+    let world = World::new().await;
+    let names = furnished(&world).await;
+    let of = |environments: &[Environment]| {
+        let environments: BTreeSet<_> = environments.iter().copied().collect();
+        world.key_like(|new| new.environments = Some(environments))
+    };
+    let outside = of(&[Environment::Staging, Environment::Prod]).await;
+    let inside = of(&[Environment::Dev]).await;
+    let (mut walked, mut wrong) = (0, Vec::new());
+    for endpoint in ENDPOINTS {
+        let (method, path) = (endpoint.method, endpoint.path);
+        if !(path.contains("{agent_id}") || path.contains("{alert_id}")) {
+            continue;
+        }
+        let ours = call(&world, &outside, method, &names.fill(path, false)).await;
+        let nobodys = call(&world, &outside, method, &names.fill(path, true)).await;
+        if (ours.status, ours.code()) != (404, "NOT_FOUND") {
+            wrong.push(format!("{method} {path}: {} {}", ours.status, ours.body));
+        } else if (nobodys.status, names.words(&nobodys)) != (404, names.words(&ours)) {
+            let (ours, nobodys) = (ours.body, nobodys.body);
+            wrong.push(format!(
+                "{method} {path} tells them apart: {ours} / {nobodys}"
+            ));
+        }
+        walked += 1;
+        if method == "GET" {
+            let seen = call(&world, &inside, method, &names.fill(path, false)).await;
+            let read = seen.status != 404 || !seen.body.to_string().contains("agent mine");
+            assert!(read, "{path} is hidden from its own: {seen:?}");
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(walked > 18, "only {walked} endpoints are about an agent");
+    for (list, what) in [("agents", "agents"), ("alerts", "alerts")] {
+        let path = format!("/api/v1/{list}");
+        let hidden = call(&world, &outside, "GET", &path).await;
+        assert_eq!((hidden.status, &hidden.body[what]), (200, &json!([])));
+        let shown = call(&world, &inside, "GET", &path).await;
+        assert_eq!(shown.body["pagination"]["total"], 1, "{shown:?}");
+    }
+    let of_another = format!(
+        "/api/v1/alerts/policy?agent_id={}",
+        names.fill("{agent_id}", false)
+    );
+    assert_eq!(call(&world, &outside, "GET", &of_another).await.status, 404);
+    assert_eq!(call(&world, &inside, "GET", &of_another).await.status, 200);
+    // What is about no agent in particular is for keys without walls.
+    for (method, path) in [
+        ("GET", "/api/v1/keys"),
+        ("GET", "/api/v1/audit"),
+        ("GET", "/api/v1/dead-letters"),
+        ("GET", "/api/v1/system/health"),
+        ("GET", "/api/v1/alerts/policy"),
+        ("POST", "/api/v1/dead-letters/{dead_letter_id}/redrive"),
+        ("POST", "/api/v1/keys/{key_id}/rotate"),
+        ("PATCH", "/api/v1/keys/{key_id}"),
+        ("DELETE", "/api/v1/keys/{key_id}"),
+    ] {
+        let answer = call(&world, &inside, method, &names.fill(path, false)).await;
+        assert_eq!((answer.status, answer.code()), (403, "FORBIDDEN"), "{path}");
+    }
+    // Neither into another environment, nor under a name that is used in one.
+    for (name, environment) in [("mine", "dev"), ("mine", "prod"), ("new", "dev")] {
+        let mut body = deploy_body(name, "3.0.0");
+        body["deployment_config"]["environment"] = environment.into();
+        let request = world.request("POST", "/api/v1/agents/deploy");
+        let answer = world.send(request.bearer_auth(&outside).json(&body)).await;
+        assert_eq!(
+            (answer.status, answer.code()),
+            (403, "FORBIDDEN"),
+            "{answer:?}"
+        );
+    }
+    let mut body = deploy_body("new", "1.0.0");
+    body["deployment_config"]["environment"] = "prod".into();
+    let request = world.request("POST", "/api/v1/agents/deploy");
+    let answer = world.send(request.bearer_auth(&outside).json(&body)).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
 }

@@ -32,8 +32,12 @@ pub fn somebody() -> Who {
             account: AccountId::default_account(),
             permissions: Key::all_permissions(),
             agents: None,
+            environments: None,
+            limits: domain::limit::Limits::default(),
             expires_at: None,
             rotate_at: None,
+            auto_rotation: false,
+            replaced: false,
         }),
         request_id: "req_test".to_owned(),
         trace: None,
@@ -113,16 +117,7 @@ impl World {
             .expect("rows")
             .expect("an empty store");
         let (bus, peers) = (Bus::memory(Limits::default()), Peers::default());
-        let deps = Deps {
-            store: store.clone(),
-            bus: bus.clone(),
-            peers: peers.clone(),
-            monitors: vec!["memory:monitor".to_owned()],
-        };
-        let listen = SocketAddr::from(([127, 0, 0, 1], 0));
-        let gateway: Gateway = bind(Config { listen, ..config }, deps)
-            .await
-            .expect("a gateway");
+        let gateway = gateway(config, store.clone(), (bus.clone(), peers.clone())).await;
         let (address, readiness, stop) = (
             gateway.address(),
             gateway.readiness(),
@@ -147,6 +142,20 @@ impl World {
                 .expect("a client"),
             directory,
         }
+    }
+
+    /// Another gateway over the same rows, at its address. It hears what is told on `bus` only.
+    pub async fn second(&mut self, bus: Bus) -> String {
+        let gateway = gateway(
+            Config::default(),
+            self.store.clone(),
+            (bus, self.peers.clone()),
+        )
+        .await;
+        let (address, token) = (gateway.address(), self.stop.clone());
+        self.tasks
+            .spawn(async move { gateway.serve(token).await.expect("served") });
+        format!("http://{address}")
     }
 
     pub fn request(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
@@ -313,25 +322,45 @@ impl World {
         permissions: &[Permission],
         agents: Option<&[&str]>,
     ) -> String {
-        let secret = key::mint("test", &account);
-        let new = store::keys::New {
-            id: KeyId::from_uuid(uuid::Uuid::now_v7()),
-            account,
-            hash: self.store.hash_key(&secret),
-            name: "of a test".to_owned(),
-            permissions: permissions.iter().copied().collect(),
-            agents: agents.map(|agents| {
-                agents
-                    .iter()
-                    .map(|id| id.parse().expect("an id"))
-                    .collect::<BTreeSet<AgentId>>()
-            }),
-            created_at: Timestamp(1),
-            expires_at: None,
+        let wanted = |new: &mut store::keys::New| {
+            new.account = account;
+            new.permissions = permissions.iter().copied().collect();
+            new.agents = agents.map(|agents| {
+                let ids = agents.iter().map(|id| id.parse().expect("an id"));
+                ids.collect::<BTreeSet<AgentId>>()
+            });
         };
+        self.key_like(wanted).await
+    }
+
+    /// A key that is as `wanted` makes it; by itself it may do everything in the account `default`.
+    pub async fn key_like(&self, wanted: impl FnOnce(&mut store::keys::New)) -> String {
+        let account = AccountId::default_account();
+        let secret = key::mint("test", &account);
+        let mut new = store::keys::New::lasting(
+            (KeyId::from_uuid(uuid::Uuid::now_v7()), account),
+            self.store.hash_key(&secret),
+            "of a test".to_owned(),
+            Key::all_permissions(),
+            Timestamp(1),
+        );
+        wanted(&mut new);
         self.store.insert_key(&new).await.expect("rows");
         secret
     }
+}
+
+async fn gateway(config: Config, store: Store, (bus, peers): (Bus, Peers)) -> Gateway {
+    let deps = Deps {
+        store,
+        bus,
+        peers,
+        monitors: vec!["memory:monitor".to_owned()],
+    };
+    let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+    bind(Config { listen, ..config }, deps)
+        .await
+        .expect("a gateway")
 }
 
 impl Drop for World {

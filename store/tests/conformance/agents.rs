@@ -12,7 +12,7 @@ use domain::{
     log,
     traffic::Traffic,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use store::{
     Store,
     agents::{Accepted, Agent, Filter, NewAgent, Sort},
@@ -39,6 +39,7 @@ pub fn spec(name: &str, version: (u64, u64), tags: &[&str]) -> Spec {
         log_level: log::Level::Info,
         isolation: agent::Isolation::default(),
         egress: domain::egress::Egress::default(),
+        warm: domain::agent::Warm::default(),
     }
 }
 
@@ -103,7 +104,11 @@ pub fn accepted(store: &Store, account: &AccountId, spec: Spec, at: i64) -> Resu
 fn next_version(store: &Store, account: &AccountId, spec: Spec, at: i64) -> Result<versions::New> {
     let id = VersionId::from_uuid(uuid::Uuid::now_v7());
     Ok(versions::New {
-        sealed: store.seal_environment(&id, &BTreeMap::from([("A".into(), "b".into())]))?,
+        sealed: store.seal_environment(
+            account,
+            &id,
+            &BTreeMap::from([("A".into(), "b".into())]),
+        )?,
         id,
         account: account.clone(),
         incarnation: incarnation(account, spec.agent_id.as_str()),
@@ -382,8 +387,16 @@ pub async fn filters_combine(store: &Store) -> Result<()> {
         tags: vec!["x".into()],
         agent_id: None,
         scope: Some(vec![agent_id("three"), agent_id("one")]),
+        environments: Some(BTreeSet::from([Environment::Prod])),
     };
     assert_eq!(names(store, &account, &all, by_name).await?, ["three"]);
+    let walled = Filter {
+        environments: Some(BTreeSet::from([Environment::Dev, Environment::Staging])),
+        ..Filter::default()
+    };
+    assert_eq!(names(store, &account, &walled, by_name).await?, ["one"]);
+    let lived = store.environments_of(&account, &agent_id("two")).await?;
+    assert_eq!(lived, BTreeSet::from([Environment::Prod]));
     let nowhere = Filter {
         scope: Some(Vec::new()),
         ..Filter::default()
@@ -506,6 +519,7 @@ pub async fn versions_artifacts_and_locks(store: &Store) -> Result<()> {
     let lock = |text: &str| Lock {
         lock: text.into(),
         digest: format!("digest of {text}"),
+        system: format!("system of {text}"),
     };
     assert!(store.lock(&account, &version.id).await?.is_none());
     store.keep_lock(&account, &version.id, &lock("one")).await?;
@@ -544,6 +558,7 @@ pub async fn other_accounts_see_nothing(store: &Store) -> Result<()> {
             &Lock {
                 lock: "l".into(),
                 digest: "d".into(),
+                system: String::new(),
             },
         )
         .await?;

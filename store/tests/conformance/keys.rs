@@ -3,23 +3,27 @@
 use crate::world::{account, agent, version};
 use domain::{
     Result, Timestamp,
+    agent::Environment,
     id::{AccountId, KeyId},
     key::{Key, Permission},
+    limit::{Amount, Limits, Rate},
 };
 use std::collections::{BTreeMap, BTreeSet};
-use store::{Store, audit::Record, keys};
+use store::{
+    Store,
+    audit::Record,
+    keys::{self, Change, Rotation},
+    limits::Whose,
+};
 
 pub fn new_key(store: &Store, account: &AccountId, secret: &str) -> keys::New {
-    keys::New {
-        id: KeyId::from_uuid(uuid::Uuid::now_v7()),
-        account: account.clone(),
-        hash: store.hash_key(secret),
-        name: "a key".into(),
-        permissions: Key::all_permissions(),
-        agents: None,
-        created_at: Timestamp(1),
-        expires_at: None,
-    }
+    keys::New::lasting(
+        (KeyId::from_uuid(uuid::Uuid::now_v7()), account.clone()),
+        store.hash_key(secret),
+        "a key".into(),
+        Key::all_permissions(),
+        Timestamp(1),
+    )
 }
 
 pub async fn an_empty_store_begins_once(store: &Store) -> Result<()> {
@@ -39,34 +43,36 @@ pub async fn an_empty_store_begins_once(store: &Store) -> Result<()> {
 
 pub async fn rotated_once_listed_and_revoked(store: &Store) -> Result<()> {
     let (ours, theirs) = (account("a"), account("b"));
-    let old = new_key(store, &ours, "old");
-    store.issue_key(&old, Some(Timestamp(50))).await?;
+    let mut old = new_key(store, &ours, "old");
+    (old.rotate_at, old.auto_rotation) = (Some(Timestamp(50)), true);
+    store.insert_key(&old).await?;
     store
-        .issue_key(&new_key(store, &theirs, "foreign"), None)
+        .insert_key(&new_key(store, &theirs, "foreign"))
         .await?;
     let found = store.key(&old.hash).await?.expect("a key");
-    assert_eq!(found.rotate_at, Some(Timestamp(50)));
+    assert_eq!(
+        (found.rotate_at, found.auto_rotation, found.replaced),
+        (Some(Timestamp(50)), true, false)
+    );
     let mut new = new_key(store, &ours, "new");
     new.created_at = Timestamp(2);
-    let rotated = store.rotate_key(&old.id, Timestamp(70), &new, None).await?;
+    let rotated = store.rotate_key(&old.id, Timestamp(70), &new).await?;
     assert!(rotated);
     let twice = new_key(store, &ours, "twice");
-    assert!(
-        !store
-            .rotate_key(&old.id, Timestamp(80), &twice, None)
-            .await?
-    );
+    assert!(!store.rotate_key(&old.id, Timestamp(80), &twice).await?);
     assert!(store.key(&twice.hash).await?.is_none(), "all or nothing");
     let stranger = new_key(store, &theirs, "stranger");
-    assert!(
-        !store
-            .rotate_key(&new.id, Timestamp(80), &stranger, None)
-            .await?
-    );
+    assert!(!store.rotate_key(&new.id, Timestamp(80), &stranger).await?);
     let kept = store.key_named(&ours, &old.id).await?.expect("a key");
     assert_eq!(
         (kept.expires_at, kept.replaced_by.as_ref()),
         (Some(Timestamp(70)), Some(&new.id))
+    );
+    let found = store.key(&old.hash).await?.expect("a key");
+    assert_eq!(
+        (found.rotate_at, found.auto_rotation, found.replaced),
+        (Some(Timestamp(2)), true, true),
+        "deprecated since it was replaced"
     );
     assert!(store.key_named(&theirs, &old.id).await?.is_none());
 
@@ -88,6 +94,128 @@ pub async fn rotated_once_listed_and_revoked(store: &Store) -> Result<()> {
     assert!(store.key(&new.hash).await?.is_none());
     assert_eq!(store.keys(&ours, false, Timestamp(72), (0, 9)).await?.1, 0);
     assert_eq!(store.keys(&ours, true, Timestamp(72), (0, 9)).await?.1, 2);
+    Ok(())
+}
+
+pub async fn limits_and_walls_are_kept_and_changed(store: &Store) -> Result<()> {
+    let ours = account("a");
+    let limits = Limits {
+        rate: Some(Rate {
+            per_1000_s: 2500,
+            burst: 7,
+        }),
+        ..Limits::default()
+    };
+    let mut one = new_key(store, &ours, "one");
+    (one.limits, one.environments) = (limits, Some(BTreeSet::from([Environment::Staging])));
+    store.insert_key(&one).await?;
+    let found = store.key(&one.hash).await?.expect("a key");
+    assert_eq!(
+        (found.limits, found.environments),
+        (limits, one.environments.clone())
+    );
+    let rotation = Rotation {
+        auto: true,
+        rotate_at: Some(Timestamp(5)),
+        expires_at: Some(Timestamp(9)),
+    };
+    let change = Change {
+        name: Some("other".to_owned()),
+        limits: None,
+        rotation: Some(rotation),
+    };
+    assert!(!store.change_key(&account("b"), &one.id, &change).await?);
+    assert!(store.change_key(&ours, &one.id, &change).await?);
+    let free = Change {
+        limits: Some(Limits::default()),
+        ..Change::default()
+    };
+    let kept = store.key_named(&ours, &one.id).await?.expect("a key");
+    assert_eq!((kept.name.as_str(), kept.limits), ("other", limits));
+    assert_eq!(
+        (kept.auto_rotation, kept.rotate_at, kept.expires_at),
+        (true, Some(Timestamp(5)), Some(Timestamp(9)))
+    );
+    assert!(store.change_key(&ours, &one.id, &free).await?);
+    let found = store.key(&one.hash).await?.expect("a key");
+    assert_eq!(
+        (found.limits, found.rotate_at),
+        (Limits::default(), Some(Timestamp(5)))
+    );
+    store.revoke_key(&ours, &one.id, Timestamp(6)).await?;
+    assert!(!store.change_key(&ours, &one.id, &free).await?);
+    Ok(())
+}
+
+pub async fn limits_are_leased_to_one_at_a_time(store: &Store) -> Result<()> {
+    let limits = Limits {
+        executions_per_day: Some(100),
+        ..Limits::default()
+    };
+    let ask = |back: u32, want: u32| {
+        let [back, want] = [back, want].map(|executions| Amount {
+            executions,
+            ..Amount::NOTHING
+        });
+        async move {
+            let ours = account("a");
+            let lease = store
+                .lease_limits((&ours, "key_1"), &limits, back, want)
+                .await;
+            lease.map(|lease| lease.given.executions)
+        }
+    };
+    let mut asking = tokio::task::JoinSet::new();
+    for _ in 0..40 {
+        let store = store.clone();
+        asking.spawn(async move {
+            let want = Amount {
+                executions: 3,
+                ..Amount::NOTHING
+            };
+            let ours = account("a");
+            store
+                .lease_limits((&ours, "key_1"), &limits, Amount::NOTHING, want)
+                .await
+        });
+    }
+    let mut given = 0;
+    for lease in asking.join_all().await {
+        given += lease?.given.executions;
+    }
+    assert_eq!(given, 100);
+    assert_eq!((ask(4, 9).await?, ask(0, 9).await?), (4, 0));
+    let foreign = store
+        .lease_limits(
+            (&account("b"), "key_1"),
+            &limits,
+            Amount::NOTHING,
+            Amount {
+                requests: 0,
+                executions: 5,
+            },
+        )
+        .await?;
+    assert_eq!((foreign.given.executions, foreign.day_left), (5, 95));
+    assert_eq!(store.purge_spent(Timestamp(1), 10).await?, 0);
+    let far = store.now() + std::time::Duration::from_secs(60);
+    assert_eq!(store.purge_spent(far, 1).await?, 1);
+    assert_eq!(store.purge_spent(far, 10).await?, 1);
+
+    let id = KeyId::from_uuid(uuid::Uuid::now_v7());
+    let (ours, echo) = (account("a"), agent("echo"));
+    let whose = Whose {
+        account: &ours,
+        agent_id: &echo,
+        incarnation: "i1",
+    };
+    assert!(store.agent_limits("i1").await?.is_empty());
+    for limits in [Limits::default(), limits] {
+        store
+            .set_agent_limits(whose, &limits, (&id, Timestamp(1)))
+            .await?;
+    }
+    assert_eq!(store.agent_limits("i1").await?, limits);
     Ok(())
 }
 
@@ -130,7 +258,7 @@ pub async fn found_by_hash_until_revoked(store: &Store) -> Result<()> {
 
 pub async fn environments_are_sealed_and_audits_kept(store: &Store) -> Result<()> {
     let variables = BTreeMap::from([("TOKEN".to_owned(), "s3cret".to_owned())]);
-    let sealed = store.seal_environment(&version(1), &variables)?;
+    let sealed = store.seal_environment(&account("a"), &version(1), &variables)?;
     assert!(!sealed.windows(6).any(|bytes| bytes == b"s3cret"));
     let record = |n: i64, name: &str| Record {
         id: format!("aud_{n}"),

@@ -19,6 +19,7 @@ mod nodes;
 mod rollouts;
 mod rollups;
 mod s3;
+mod sealed;
 mod waiting;
 mod world;
 
@@ -113,6 +114,8 @@ conformance! {
         an_empty_store_begins_once,
         found_by_hash_until_revoked,
         rotated_once_listed_and_revoked,
+        limits_and_walls_are_kept_and_changed,
+        limits_are_leased_to_one_at_a_time,
         environments_are_sealed_and_audits_kept;
     leases:
         of_many_that_race_one_holds_it,
@@ -148,4 +151,41 @@ conformance! {
         envelopes_grow_by_generations,
         instances_live_and_end,
         scaling_is_kept_newest_first;
+}
+
+/// Cases that open the same rows more than once.
+macro_rules! shared {
+    ($($room:ident: $($case:ident),+ $(,)?;)+) => {
+        mod shared {
+            $(mod $room {$(
+                mod $case {
+                    use crate::world::World;
+
+                    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                    async fn sqlite() -> domain::Result<()> {
+                        let world = World::sqlite(concat!(stringify!($room), "_", stringify!($case))).await;
+                        crate::$room::$case(&world).await?;
+                        world.close().await;
+                        Ok(())
+                    }
+
+                    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                    async fn postgres() -> domain::Result<()> {
+                        let world = World::postgres(concat!(stringify!($room), "_", stringify!($case))).await;
+                        crate::$room::$case(&world).await?;
+                        world.close().await;
+                        Ok(())
+                    }
+                }
+            )+})+
+        }
+    };
+}
+
+shared! {
+    sealed:
+        taken_over_to_another_key,
+        without_a_key_nothing_is_lost,
+        resealed_while_others_write,
+        variables_open_in_their_own_place;
 }

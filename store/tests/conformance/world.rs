@@ -20,6 +20,7 @@ use store::{
 
 pub struct World {
     pub store: Store,
+    config: Config,
     directory: Option<PathBuf>,
     schema: Option<(String, String)>,
 }
@@ -42,6 +43,7 @@ impl World {
         };
         Self {
             store: Store::open(&config, secrets()).await.expect("opens"),
+            config,
             directory: Some(directory),
             schema: None,
         }
@@ -62,9 +64,15 @@ impl World {
         };
         Self {
             store: Store::open(&config, secrets()).await.expect("opens"),
+            config,
             directory: None,
             schema: Some((url, schema)),
         }
+    }
+
+    /// The same rows, for whoever has these secrets.
+    pub async fn another(&self, secrets: Secrets) -> Store {
+        Store::open(&self.config, secrets).await.expect("opens")
     }
 
     pub async fn close(self) {

@@ -18,4 +18,6 @@ mod rollouts;
 mod scale;
 mod sessions;
 mod system;
+mod system_packages;
 mod traffic;
+mod warm;

@@ -1,9 +1,11 @@
 //! `kill -9` of whoever drives a rollout, at every step of it: the next process goes on at that step.
 
 use phalanx_tests::{
-    Client, Cluster, Options, Value, json,
+    Client, Cluster, Options, Shape, Value, fixtures, json,
     rollouts::{source, update},
+    wait,
 };
+use std::time::Duration;
 
 /// Ends it as a power cut would, and starts it again: the deployer, where it is a process of its own, else everything.
 async fn killed(cluster: &mut Cluster) {
@@ -108,4 +110,66 @@ async fn a_canary_goes_on_at_the_step_where_its_deployer_was_killed() {
     let end = cluster.client.deployment_status(&path, "rolled_back").await;
     goes_on(&after, &end);
     assert_eq!(cluster.client.output("mine", json!({})).await["v"], "2");
+}
+
+/// The bus is gone while callers move, the database is gone while they move back: what was begun is finished when it is there again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outage_in_the_middle_of_a_rollout_only_delays_it() {
+    let shape = Shape {
+        gateways: 2,
+        deployers: 1,
+        executors: 1,
+        monitors: 1,
+    };
+    let options = Options::default().set("PHALANX__DEPLOYER__WATCH_S", "600");
+    let cluster = Cluster::with_bad_days(shape, options).await;
+    let wires = cluster.backing.as_ref().expect("a cluster").wires();
+    let client = &cluster.client;
+    let path = client.half_a_canary(600).await;
+    client.share(&path, 50.0).await;
+
+    // Nobody can be told: gateways find the new traffic by reading it.
+    wires.nats.cut();
+    assert_eq!(client.order(&path, "promote").await.status, 202);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    wires.nats.mend();
+    client.share(&path, 100.0).await;
+    answered_by(&cluster, "2").await;
+    client.deployment_status(&path, "deployed").await;
+
+    let body = update("blue_green", &source("3", "pass"), json!({}));
+    let path = client.update("mine", "3.0.0", &body).await;
+    client.share(&path, 100.0).await;
+    in_phase(client, &path, "retire").await;
+    answered_by(&cluster, "3").await;
+    // The order is a row: written or refused, never half.
+    assert_eq!(client.order(&path, "abort").await.status, 202);
+    wires.postgres.cut();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    wires.postgres.mend();
+    wait::until("the database is back", Duration::from_secs(60), || async {
+        match client.try_get(&path).await {
+            Ok(answer) if answer.status == 200 => Ok(()),
+            Ok(answer) => Err(answer.text),
+            Err(error) => Err(error),
+        }
+    })
+    .await;
+    client.deployment_status(&path, "rolled_back").await;
+    answered_by(&cluster, "2").await;
+}
+
+/// Every gateway sends its callers to this version: requests go to each in turn.
+async fn answered_by(cluster: &Cluster, version: &str) {
+    wait::until("callers have moved", Duration::from_secs(30), || async {
+        for _ in 0..8 {
+            let call = fixtures::call(json!({}));
+            let answer = cluster.client.execute_with("mine", &call).await;
+            if answer.status != 200 || answer.body()["result"]["output"]["v"] != version {
+                return Err(answer.text);
+            }
+        }
+        Ok(())
+    })
+    .await;
 }

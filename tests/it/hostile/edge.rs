@@ -2,6 +2,7 @@
 //! `gateway/src/tests/edge.rs`.
 
 use phalanx_tests::{Client, Cluster, fixtures, json};
+use reqwest::Method;
 use std::{
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -23,6 +24,12 @@ async fn dial(cluster: &Cluster) -> TcpStream {
 async fn bad_settings_are_refused_by_their_name() {
     for (name, value, words) in [
         ("CONNECTIONS", "0", "gateway.connections"),
+        (
+            "CONNECTIONS_PER_ADDRESS",
+            "0",
+            "gateway.connections_per_address",
+        ),
+        ("REQUEST_TIMEOUT_S", "0", "gateway.request_timeout_s"),
         ("IDLE_S", "0", "gateway.idle_s"),
         ("STALL_S", "0", "gateway.stall_s"),
         ("CORS_ORIGINS", "https://a.org/path", "cors_origins"),
@@ -126,6 +133,32 @@ async fn a_new_certificate_is_shown_and_old_connections_go_on() {
     assert!(plain.is_err(), "{plain:?}");
     soon(&trusting(&second), "the second certificate is gone").await;
     phalanx.kill().await.expect("killed");
+}
+
+#[tokio::test]
+async fn what_is_too_much_is_told_in_the_envelope() {
+    let cluster = Cluster::start().await;
+    let client = &cluster.client;
+    let send = async |request| client.send(request).await.expect("an answer");
+    let long = format!("/api/v1/agents?tag={}", "y".repeat(9_000));
+    let answer = client.get(&long).await;
+    answer.refused(414, "URI_TOO_LONG");
+    let mut many = client.request(Method::GET, "/api/v1/agents");
+    for n in 0..101 {
+        many = many.header(format!("x-{n}"), "y");
+    }
+    send(many).await.refused(431, "HEADERS_TOO_LARGE");
+    let large = client
+        .request(Method::GET, "/api/v1/agents")
+        .header("x-large", "y".repeat(66_000));
+    send(large).await.refused(431, "HEADERS_TOO_LARGE");
+    let packed = client
+        .request(Method::POST, "/api/v1/keys")
+        .header("content-type", "application/json")
+        .header("content-encoding", "gzip")
+        .body("{}");
+    send(packed).await.refused(415, "UNSUPPORTED_MEDIA_TYPE");
+    client.get("/api/v1/agents").await.ok();
 }
 
 /// Bodies are bounded in time by how much of them comes.

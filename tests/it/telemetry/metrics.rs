@@ -71,7 +71,11 @@ async fn every_role_counts_what_it_does() {
         ("phalanx_execution_duration_seconds_count", "", 3.0),
         ("phalanx_execution_queue_seconds_count", "", 3.0),
         ("phalanx_instance_starts_total", "outcome=\"ready\"", 1.0),
-        ("phalanx_instance_start_seconds_count", "", 1.0),
+        (
+            "phalanx_instance_start_seconds_count",
+            "how=\"spawned\"",
+            1.0,
+        ),
         ("phalanx_instances", "state=\"ready\"", 1.0),
         ("phalanx_instances", "state=\"starting\"", 0.0),
         ("phalanx_executor_versions", "", 1.0),

@@ -65,6 +65,14 @@ pub const ALLOWED: &[c_long] = &[
     #[cfg(target_arch = "x86_64")] c::SYS_time, #[cfg(target_arch = "x86_64")] c::SYS_arch_prctl,
 ];
 
+/// Answered and not done where packages are installed.
+#[rustfmt::skip]
+pub const PRETENDED: &[c_long] = &[
+    c::SYS_fchown, c::SYS_fchownat, c::SYS_setuid, c::SYS_setgid, c::SYS_setreuid, c::SYS_setregid, c::SYS_setresuid, c::SYS_setresgid,
+    c::SYS_setfsuid, c::SYS_setfsgid, c::SYS_capset,
+    #[cfg(target_arch = "x86_64")] c::SYS_chown, #[cfg(target_arch = "x86_64")] c::SYS_lchown,
+];
+
 // Not yet in libc's tables for every target.
 const FCHMODAT2: c_long = 452;
 const MAP_SHADOW_STACK: c_long = 453;

@@ -2,7 +2,7 @@ use super::*;
 
 use std::sync::LazyLock;
 
-static PROGRAM: LazyLock<BpfProgram> = LazyLock::new(|| program(true).expect("a program"));
+static PROGRAM: LazyLock<BpfProgram> = LazyLock::new(|| program(true, false).expect("a program"));
 
 /// Runs a program as the kernel would on one call. Only what `seccompiler` and the prologue write.
 fn answer(program: &[sock_filter], arch: u32, call: u32, args: [u64; 6]) -> u32 {
@@ -291,7 +291,7 @@ fn the_kernel_agrees() {
 #[test]
 fn memory_that_nobody_would_count_is_refused() {
     let call = u32::try_from(libc::SYS_memfd_create).expect("a number");
-    let without = program(false).expect("a program");
+    let without = program(false, false).expect("a program");
     assert_eq!(answer(&without, ARCH, call, [0; 6]), EPERM);
     assert_eq!(answer(&PROGRAM, ARCH, call, [0; 6]), ALLOW);
 }

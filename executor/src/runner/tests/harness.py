@@ -20,7 +20,7 @@ from typing import Any
 WORKER = Path(__file__).parent.parent / "worker.py"
 REPOSITORY = WORKER.parents[3]
 HEADER = struct.Struct(">IBQ")
-INIT, CALL, CANCEL, PING = 1, 2, 3, 4
+INIT, CALL, CANCEL, PING, FORK, ADOPT = 1, 2, 3, 4, 5, 6
 READY, FAILED, RESULT, ERROR, LOG, CHUNK, PROGRESS, PONG = 65, 66, 67, 68, 69, 70, 71, 72
 DEADLINE = 20.0
 
@@ -57,6 +57,8 @@ class Worker:
         environment: dict[str, str] | None = None,
         site_dirs: list[str] | None = None,
         limits: dict[str, int] | None = None,
+        template: bool = False,
+        warm_up: object = None,
         flags: tuple[str, ...] = ("-I", "-u"),
     ) -> None:
         self.folder = tempfile.TemporaryDirectory()
@@ -84,13 +86,7 @@ class Worker:
             else self.direct(flags, scratch)
         )
         theirs.close()
-        self.buffer = bytearray()
-        self.next_id = 1
-        self.before: dict[int, list[tuple[int, dict[str, Any]]]] = {}
-        self.ended: dict[int, tuple[int, dict[str, Any]]] = {}
-        self.pongs: list[dict[str, Any]] = []
-        self.start: tuple[int, dict[str, Any]] | None = None
-        self.at_end = False
+        self.reset()
         bounds = {
             "frame_bytes": 64 << 20,
             "result_bytes": 4 << 20,
@@ -109,8 +105,20 @@ class Worker:
                 "log_level": log_level,
                 "environment": environment or {},
                 "limits": bounds | (limits or {}),
+                "template": template,
+                **({} if warm_up is None else {"warm_up": warm_up}),
             },
         )
+
+    def reset(self) -> None:
+        """Nothing has been said yet."""
+        self.buffer = bytearray()
+        self.next_id = 1
+        self.before: dict[int, list[tuple[int, dict[str, Any]]]] = {}
+        self.ended: dict[int, tuple[int, dict[str, Any]]] = {}
+        self.pongs: list[dict[str, Any]] = []
+        self.start: tuple[int, dict[str, Any]] | None = None
+        self.at_end = False
 
     def direct(self, flags: tuple[str, ...], scratch: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen([sys.executable, *flags, str(WORKER)], pass_fds=(3,), cwd=scratch)

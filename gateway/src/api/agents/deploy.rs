@@ -10,11 +10,12 @@ use domain::{
     Error, Timestamp,
     artifact::Limits,
     deployment::{self, Kind, Status},
-    id::{AgentId, DeploymentId, VersionId},
+    id::{AccountId, AgentId, DeploymentId, VersionId},
     rollout,
 };
 use serde::Serialize;
 use store::{
+    Place,
     agents::{Accepted, Agent, NewAgent},
     deployments::{Deployment, New},
     versions,
@@ -79,25 +80,22 @@ pub async fn deploy(State(app): State<App>, who: Who, request: Request) -> Answe
         "agents/{} {}",
         wanted.spec.agent_id, wanted.spec.version
     ));
-    let answer = accept(&app, &who, wanted).await;
+    let answer = accept(&app, &who, &wanted).await;
     let mut response =
         axum::response::IntoResponse::into_response(answer.map(|answer| respond::ok(&answer)));
     response.extensions_mut().insert(subject);
     Ok(response)
 }
 
-async fn accept(app: &App, who: &Who, wanted: Wanted) -> Answer<DeployResponse> {
+async fn accept(app: &App, who: &Who, wanted: &Wanted) -> Answer<DeployResponse> {
     let id = &wanted.spec.agent_id;
-    if who.key.reaches(id).is_err() {
-        let message = format!("this key is limited to other agents than {id}");
-        return Err(Error::new(domain::Kind::Forbidden, message).into());
-    }
+    may_deploy(app, who, wanted).await?;
     // Whoever loses a race for the agent or the version looks again and finds it there.
     for _ in 0..4 {
         let agent = app.store.agent(&who.key.account, id).await?;
         let plan = match agent {
-            None => Plan::first(app, who, &wanted)?,
-            Some(agent) => match known(app, who, &wanted, agent).await? {
+            None => Plan::first(app, who, wanted)?,
+            Some(agent) => match known(app, who, wanted, agent).await? {
                 Known::Already(deployment) => {
                     return Ok(answer(app, &deployment, Secrets::default()).await);
                 }
@@ -113,6 +111,31 @@ async fn accept(app: &App, who: &Who, wanted: Wanted) -> Answer<DeployResponse> 
         "agent {id} is being deployed by others right now; try again"
     ))
     .into())
+}
+
+/// Into the reach of the key, and under no name that is, or was, out of it.
+async fn may_deploy(app: &App, who: &Who, wanted: &Wanted) -> Answer<()> {
+    let (id, into) = (&wanted.spec.agent_id, wanted.spec.environment);
+    let forbidden = |message| Err(Error::new(domain::Kind::Forbidden, message).into());
+    if who.key.reaches(id).is_err() {
+        return forbidden(format!("this key is limited to other agents than {id}"));
+    }
+    let Some(own) = &who.key.environments else {
+        return Ok(());
+    };
+    let taken = !app
+        .store
+        .environments_of(&who.key.account, id)
+        .await?
+        .is_subset(own);
+    if taken || !own.contains(&into) {
+        let words: Vec<&str> = own.iter().map(|one| one.as_str()).collect();
+        return forbidden(format!(
+            "this key is limited to the environment {}, and agent {id} is elsewhere",
+            words.join(" and ")
+        ));
+    }
+    Ok(())
 }
 
 /// Writes it and nudges a deployer; nothing, where somebody else was quicker with the agent or the version.
@@ -157,7 +180,10 @@ impl Plan {
                 created_at: now,
                 deleted_at: None,
             },
-            webhook_secret: app.store.seal(&incarnation, webhook_secret.as_bytes())?,
+            webhook_secret: app.store.seal(
+                &Place::webhook_secret(account, &incarnation),
+                webhook_secret.as_bytes(),
+            )?,
             key,
         };
         let mut plan = Self::next(app, who, wanted, incarnation, now)?;
@@ -179,7 +205,9 @@ impl Plan {
         let id = VersionId::from_uuid(Uuid::now_v7());
         let account = &who.key.account;
         let version = versions::New {
-            sealed: app.store.seal_environment(&id, &wanted.variables)?,
+            sealed: app
+                .store
+                .seal_environment(account, &id, &wanted.variables)?,
             id: id.clone(),
             account: account.clone(),
             incarnation: incarnation.clone(),
@@ -299,16 +327,19 @@ pub fn made(new: &New) -> Deployment {
     }
 }
 
-/// The other gateways forget what they know of the agent; so do we.
 pub async fn tell(app: &App, deployment: &Deployment) {
-    app.agents
-        .forget(deployment.account.clone(), deployment.agent_id.clone());
+    tell_of(app, &deployment.account, &deployment.agent_id).await;
+}
+
+/// The other gateways forget what they know of the agent; so do we.
+pub async fn tell_of(app: &App, account: &AccountId, agent: &AgentId) {
+    app.agents.forget(account.clone(), agent.clone());
     let changed = proto::v1::AgentChanged {
-        account: deployment.account.to_string(),
-        agent_id: deployment.agent_id.to_string(),
+        account: account.to_string(),
+        agent_id: agent.to_string(),
     };
     let event = proto::v1::event::Event::AgentChanged(changed);
-    if let Err(error) = app.bus.tell(&deployment.account, event).await {
+    if let Err(error) = app.bus.tell(account, event).await {
         tracing::debug!(error = ?error, "nobody was told; what others remember ages by itself");
     }
 }

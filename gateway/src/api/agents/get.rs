@@ -143,7 +143,7 @@ pub async fn get(
     who: Who,
     Path(agent_id): Path<String>,
 ) -> Answer<Response> {
-    let id = &reach(&who, &agent_id)?;
+    let id = &reach(&app, &who, &agent_id).await?;
     let account = &who.key.account;
     let filter = Filter {
         agent_id: Some(id.clone()),

@@ -63,7 +63,7 @@ struct ListParams {
     /// All of those that are given.
     #[param(required = false)]
     tag: Vec<String>,
-    #[param(required = false, default = 1, minimum = 1)]
+    #[param(required = false, default = 1, minimum = 1, maximum = 1_000_000)]
     page: u32,
     #[param(required = false, default = 50, minimum = 1, maximum = 200)]
     limit: u32,
@@ -75,12 +75,14 @@ struct ListParams {
 
 fn sorts() -> utoipa::openapi::ObjectBuilder {
     utoipa::openapi::ObjectBuilder::new()
+        .schema_type(utoipa::openapi::Type::String)
         .enum_values(Some(["created_at", "name", "last_updated"]))
         .default(Some("created_at".into()))
 }
 
 fn orders() -> utoipa::openapi::ObjectBuilder {
     utoipa::openapi::ObjectBuilder::new()
+        .schema_type(utoipa::openapi::Type::String)
         .enum_values(Some(["asc", "desc"]))
         .default(Some("desc".into()))
 }
@@ -113,6 +115,7 @@ pub async fn list(State(app): State<App>, who: Who, params: Params) -> Answer<Re
             .agents
             .as_ref()
             .map(|agents| agents.iter().cloned().collect()),
+        environments: who.key.environments.clone(),
     };
     let page = params.page();
     let sort = match params.one("sort") {

@@ -9,7 +9,7 @@ use crate::{
     params::{Params, Path},
     respond, sse,
 };
-use axum::{extract::State, response::Response};
+use axum::{extract::State, http::HeaderMap, response::Response};
 use bytes::Bytes;
 use domain::{Timestamp, id::ExecutionId, log::Line};
 use futures::{StreamExt, stream::SelectAll};
@@ -39,23 +39,30 @@ struct AgentLogEntry<'a> {
 /// Read an agent's log
 ///
 /// The newest lines, oldest first. With `follow=true` as server-sent events: `log` for every line, `lost` with a count
-/// where the reader was too slow.
+/// where the reader was too slow. A reader that comes back with `Last-Event-ID` gets what was logged since: at most `limit`
+/// lines, with `lost` for those before, and lines of that very millisecond once more.
 #[utoipa::path(get, path = "/api/v1/agents/{agent_id}/logs", operation_id = "agent_logs", tag = "agents",
-    params(("agent_id" = String, Path), ("follow" = Option<bool>, Query),
+    params(("agent_id" = String, Path),
+        ("Last-Event-ID" = Option<u64>, Header, description = "With `follow`: the last line that came, to go on after it"), ("follow" = Option<bool>, Query),
         ("since" = Option<String>, Query, description = "RFC 3339"), ("limit" = Option<u32>, Query, description = "200 by default, at most 1000")),
-    responses((status = 200, content((AgentLogs = "application/json"), (String = "text/event-stream")))))]
+    responses((status = 200, content((AgentLogs = "application/json"), (sse::ServerSentEvent = "text/event-stream")))))]
 pub async fn logs(
     State(app): State<App>,
     who: Who,
     Path(agent_id): Path<String>,
     params: Params,
+    headers: HeaderMap,
 ) -> Answer<Response> {
     let agent = known(&app, &who, &agent_id).await?;
     let account = &who.key.account;
     let follow = params.flag("follow");
-    let since = params.time("since").unwrap_or(Timestamp(0));
+    let told = params.time("since").unwrap_or(Timestamp(0));
     let limit = params.integer("limit", 200, 1..=1000);
     params.check()?;
+    let after = sse::last_event_id(&headers)?
+        .filter(|_| follow)
+        .map(|id| Timestamp(i64::try_from(id).unwrap_or(i64::MAX)));
+    let since = after.map_or(told, |after| after.max(told));
     let mut watched = SelectAll::new();
     if follow {
         let request = WatchRequest {
@@ -83,16 +90,24 @@ pub async fn logs(
             &json!({"agent_id": agent.as_str(), "logs": logs}),
         ));
     }
+    let mut ready = VecDeque::new();
+    if after.is_some() {
+        let all = app.store.count_agent_logs(account, &agent, since).await?;
+        let lost = all.saturating_sub(kept.len() as u64);
+        if lost > 0 {
+            ready.push_back(sse::event("lost", None, &json!({"events": lost})));
+        }
+    }
     let mut seen = Seen::default();
-    let ready = kept.iter().map(|kept| {
+    ready.extend(kept.iter().map(|kept| {
         seen.add(&kept.line);
         event(
             &kept.line,
             kept.execution_id.as_ref().map(ExecutionId::as_str),
         )
-    });
+    }));
     Ok(sse::response(Follow {
-        ready: ready.collect(),
+        ready,
         seen,
         watched,
         app,
@@ -100,8 +115,9 @@ pub async fn logs(
 }
 
 fn event(line: &Line, execution_id: Option<&str>) -> Bytes {
+    let id = line.timestamp.0.max(0).to_string();
     let line = LogEntry::from(line);
-    sse::event("log", None, &AgentLogEntry { line, execution_id })
+    sse::event("log", Some(&id), &AgentLogEntry { line, execution_id })
 }
 
 /// Lines that went out already, each as often as it did.

@@ -13,7 +13,8 @@ use domain::{
     Error, Result,
     agent::{
         self, Configuration, Entrypoint, Environment, HealthCheck, MAX_CUSTOM_METRICS,
-        MAX_REQUIREMENTS, MAX_SYSTEM_PACKAGES, MAX_TAGS, Placement, Requirement, Scaling, Spec,
+        MAX_REQUIREMENTS, MAX_SYSTEM_PACKAGES, MAX_TAGS, MAX_WARM_UP_BYTES, Placement, Requirement,
+        Scaling, Spec, Warm,
     },
     artifact::{self, Limits},
     log::Level,
@@ -55,7 +56,7 @@ pub struct DeployRequest {
 struct AgentMetadata {
     #[schema(pattern = "^[a-z][a-z0-9-]{1,62}$")]
     agent_id: String,
-    #[schema(max_length = 128)]
+    #[schema(min_length = 1, max_length = 128)]
     name: String,
     /// SemVer 2.
     #[schema(example = "1.0.0")]
@@ -70,11 +71,12 @@ struct AgentMetadata {
 #[expect(dead_code, reason = "see DeployRequest")]
 pub(super) struct AgentCode {
     /// Base64 (standard or URL-safe, white space allowed) of one Python file or of a zip.
-    #[schema(content_encoding = "base64")]
+    #[schema(content_encoding = "base64", min_length = 1)]
     source_code: String,
     #[schema(required = false)]
     dependencies: Dependencies,
     /// `function`, `module:attribute`, `package.module:object.method` or `file.py`.
+    #[schema(min_length = 1)]
     entrypoint: String,
     #[schema(required = false)]
     configuration: AgentConfiguration,
@@ -86,7 +88,8 @@ struct Dependencies {
     /// PEP 508 requirements on packages of the index.
     #[schema(required = false, max_items = 500)]
     python: Vec<String>,
-    /// Debian package names.
+    /// Debian packages, `NAME` or `NAME=VERSION`, without what they only recommend. Installed for the agent alone, and read-only; a host that
+    /// cannot (`GET /system/health`: `system_packages`) is not chosen.
     #[schema(required = false, max_items = 100)]
     system: Vec<String>,
 }
@@ -102,6 +105,12 @@ struct AgentConfiguration {
     timeout: u32,
     #[schema(required = false, minimum = 1, maximum = 1000, default = 10)]
     concurrent_executions: u32,
+    /// Further instances are forked from one that has imported the agent, where that is safe; false: each is started anew.
+    #[schema(required = false, default = true)]
+    warm_start: bool,
+    /// An input that the one they are forked from handles once before, so that what it loads is loaded. At most 64 KiB.
+    #[schema(required = false)]
+    warm_up: Value,
 }
 
 #[derive(ToSchema)]
@@ -291,6 +300,7 @@ fn walk(
         log_level,
         isolation,
         egress,
+        warm: code.warm,
     };
     Some((spec, variables, code.bytes))
 }
@@ -303,6 +313,7 @@ pub struct Code {
     pub python: Vec<Requirement>,
     pub system: Vec<String>,
     pub configuration: Configuration,
+    pub warm: Warm,
 }
 
 pub fn code(source: &Fields<'_>, limits: Limits) -> Option<Code> {
@@ -327,7 +338,8 @@ pub fn code(source: &Fields<'_>, limits: Limits) -> Option<Code> {
         agent::system_package(name).map(|()| name.to_owned())
     });
     let entrypoint = source.needed_parsed("entrypoint");
-    let configuration = configuration(&source.object("configuration"));
+    let fields = source.object("configuration");
+    let (configuration, warm) = (configuration(&fields), warm(&fields));
 
     Some(Code {
         bytes: code?,
@@ -335,6 +347,7 @@ pub fn code(source: &Fields<'_>, limits: Limits) -> Option<Code> {
         python: if named.is_empty() { found? } else { named },
         system,
         configuration,
+        warm,
     })
 }
 
@@ -354,6 +367,22 @@ fn configuration(fields: &Fields<'_>) -> Configuration {
         concurrent_executions: fields
             .integer("concurrent_executions", 1..=1000)
             .unwrap_or(default.concurrent_executions),
+    }
+}
+
+fn warm(fields: &Fields<'_>) -> Warm {
+    let default = Warm::default();
+    let up = fields.value("warm_up").cloned();
+    let size = up.as_ref().map_or(0, |input| input.to_string().len());
+    if size > MAX_WARM_UP_BYTES {
+        fields.fault(
+            "warm_up",
+            format_args!("is {size} bytes of JSON; allowed are at most {MAX_WARM_UP_BYTES}"),
+        );
+    }
+    Warm {
+        start: fields.flag("warm_start").unwrap_or(default.start),
+        up,
     }
 }
 
@@ -467,6 +496,7 @@ mod tests {
         let wanted = read(good().to_string().as_bytes(), Limits::default()).expect("good");
         assert_eq!(wanted.spec.configuration, Configuration::default());
         assert_eq!(wanted.spec.scaling, Scaling::default());
+        assert_eq!(wanted.spec.warm, Warm::default());
         assert_eq!(wanted.spec.health_check, HealthCheck::default());
         assert_eq!(wanted.code, b"def handler(): pass\n");
     }
@@ -522,6 +552,28 @@ mod tests {
             );
         }
         assert_eq!(faults.len(), 23, "{faults:#?}");
+    }
+
+    #[test]
+    fn how_it_starts_is_bounded_and_named() {
+        let mut sent = good();
+        sent["agent_code"]["configuration"] = json!({"warm_start": false, "warm_up": {"a": [1]}});
+        let wanted = read(sent.to_string().as_bytes(), Limits::default()).expect("good");
+        let warm = Warm {
+            start: false,
+            up: Some(json!({"a": [1]})),
+        };
+        assert_eq!(wanted.spec.warm, warm);
+        sent["agent_code"]["configuration"] =
+            json!({"warm_start": "no", "warm_up": "x".repeat(MAX_WARM_UP_BYTES)});
+        let faults = faults_of(&sent);
+        let named = |path: &str| faults.iter().any(|fault| fault.starts_with(path));
+        assert!(named("agent_code.configuration.warm_start: "), "{faults:?}");
+        assert!(
+            named("agent_code.configuration.warm_up: is 65538 bytes"),
+            "{faults:?}"
+        );
+        assert_eq!(faults.len(), 2, "{faults:?}");
     }
 
     #[test]

@@ -37,7 +37,10 @@ const MOST_DEPLOYMENTS: u32 = 200;
 #[expect(dead_code, reason = "the schema of what is read below")]
 pub struct RollbackRequest {
     /// Left out: the one that answered before.
-    #[schema(required = false)]
+    #[schema(
+        required = false,
+        pattern = r"^(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)([-+].*)?$"
+    )]
     version: String,
 }
 
@@ -46,7 +49,7 @@ pub struct RollbackRequest {
 /// While the version before is warm (a rollout is on its way, or is watched), that rollout is aborted: one write moves all callers. Else the
 /// version is deployed again. Gives the deployment to follow.
 #[utoipa::path(post, path = "/api/v1/agents/{agent_id}/rollback", operation_id = "rollback_agent", tag = "agents",
-    params(("agent_id" = String, Path)), request_body(content = Option<RollbackRequest>),
+    params(("agent_id" = String, Path)), request_body = RollbackRequest,
     responses((status = 202, body = DeployResponse, description = "Ordered; follow it by its deployment_id"),
         (status = 409, description = "There is nothing to go back to; the message says why (`CONFLICT`)")))]
 pub async fn rollback(

@@ -18,6 +18,7 @@ use axum::{
 use domain::{Error, Result, Timestamp};
 use serde::Serialize;
 use std::time::Duration;
+use store::Place;
 use utoipa::ToSchema;
 
 const MOST_BYTES: usize = 16 * 1024;
@@ -61,7 +62,8 @@ pub async fn rotate_webhook_secret(
     let grace = grace(&bytes)?;
     let agent = living(&app, &who, &agent_id).await?;
     let (secret, until) = (key::webhook_secret(), app.store.now() + grace);
-    let sealed = app.store.seal(&agent.incarnation, secret.as_bytes())?;
+    let place = Place::webhook_secret(&who.key.account, &agent.incarnation);
+    let sealed = app.store.seal(&place, secret.as_bytes())?;
     let whose = (&who.key.account, agent.incarnation.as_str());
     if !app
         .store

@@ -107,6 +107,7 @@ fn differs(there: &Version, code: &Code) -> bool {
         || spec.python != code.python
         || spec.system != code.system
         || spec.configuration != code.configuration
+        || spec.warm != code.warm
 }
 
 /// Everything but the code is of the version that answers, else of the newest.
@@ -133,6 +134,7 @@ async fn new_version(
     spec.python.clone_from(&code.python);
     spec.system.clone_from(&code.system);
     spec.configuration = code.configuration;
+    spec.warm = code.warm.clone();
     let content = format!(
         "{}\n{}\n{artifact}\n{:?}",
         before.digest, spec.version, spec

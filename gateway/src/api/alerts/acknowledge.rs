@@ -4,7 +4,7 @@ use super::{AlertDocument, documents};
 use crate::{
     app::App,
     body,
-    door::Who,
+    door::{self, Who},
     error::Answer,
     fields::{Faults, Fields},
     json,
@@ -16,7 +16,7 @@ use axum::{
     response::Response,
 };
 use domain::{
-    Error, Result,
+    Error, Kind, Result,
     id::AlertId,
     text::{self, quote},
 };
@@ -83,6 +83,10 @@ async fn named(app: &App, who: &Who, id: &str) -> Answer<Kept> {
     let unknown = || Error::not_found(format!("alert {}", quote(id)));
     let parsed: AlertId = id.parse().map_err(|_| unknown())?;
     let kept = app.store.alert(&who.key.account, &parsed).await?;
-    let kept = kept.filter(|kept| who.key.reaches(&kept.agent_id).is_ok());
-    Ok(kept.ok_or_else(unknown)?)
+    let kept = kept.ok_or_else(unknown)?;
+    match door::reaches(app, who, &kept.agent_id).await {
+        Ok(()) => Ok(kept),
+        Err(error) if error.kind == Kind::NotFound => Err(unknown().into()),
+        Err(error) => Err(error.into()),
+    }
 }

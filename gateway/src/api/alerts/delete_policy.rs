@@ -21,7 +21,7 @@ pub async fn delete_policy(State(app): State<App>, who: Who, params: Params) -> 
         );
     }
     params.check()?;
-    let agent = crate::door::reach(&who, &named.unwrap_or_default())?;
+    let agent = crate::door::reach(&app, &who, &named.unwrap_or_default()).await?;
     let account = &who.key.account;
     if !app.store.delete_alert_policy(account, &agent).await? {
         return Err(Error::not_found(format!("an alert policy of agent {agent}")).into());

@@ -32,6 +32,7 @@ pub async fn list(State(app): State<App>, who: Who, params: Params) -> Answer<Re
             .agents
             .as_ref()
             .map(|agents| agents.iter().cloned().collect()),
+        environments: who.key.environments.clone(),
     };
     params.check()?;
     let (found, total) = app

@@ -15,7 +15,8 @@ use domain::id::AgentId;
 ///
 /// With `agent_id`: what that agent is judged by, be it its own, the account's or the default.
 #[utoipa::path(get, path = "/api/v1/alerts/policy", operation_id = "get_alert_policy", tag = "alerts",
-    params(("agent_id" = Option<String>, Query)), responses((status = 200, body = AlertPolicyDocument)))]
+    params(("agent_id" = Option<String>, Query)), responses((status = 200, body = AlertPolicyDocument),
+        (status = 404, description = "There is no such agent in reach of this key (`NOT_FOUND`)")))]
 pub async fn policy(State(app): State<App>, who: Who, params: Params) -> Answer<Response> {
     let named = params.one("agent_id").map(str::to_owned);
     params.check()?;
@@ -41,7 +42,7 @@ pub async fn whose(app: &App, who: &Who, named: Option<String>) -> Answer<Option
         who.key.reaches_all()?;
         return Ok(None);
     };
-    let agent = reach(who, &named)?;
+    let agent = reach(app, who, &named).await?;
     let living = app.store.agent(&who.key.account, &agent).await?;
     if living.is_none() {
         return Err(domain::Error::not_found(format!("agent {agent}")).into());

@@ -20,7 +20,7 @@ use domain::{
     alert::{Level, Limit, MOST_MINUTES, Policy},
     webhook::{self, Openness},
 };
-use store::alerts::KeptPolicy;
+use store::{Place, alerts::KeptPolicy};
 use utoipa::ToSchema;
 
 const MOST_BYTES: usize = 256 * 1024;
@@ -102,7 +102,8 @@ struct LevelRequest {
 /// for about three days until it is taken. The signing secret is shown by the first `PUT` and stays.
 #[utoipa::path(put, path = "/api/v1/alerts/policy", operation_id = "replace_alert_policy", tag = "alerts",
     params(("agent_id" = Option<String>, Query)), request_body = AlertPolicyRequest,
-    responses((status = 200, body = AlertPolicyDocument)))]
+    responses((status = 200, body = AlertPolicyDocument),
+        (status = 404, description = "There is no such agent in reach of this key (`NOT_FOUND`)")))]
 pub async fn replace_policy(
     State(app): State<App>,
     who: Who,
@@ -121,7 +122,10 @@ pub async fn replace_policy(
     let kept = KeptPolicy {
         account: who.key.account.clone(),
         agent_id,
-        secret: app.store.seal(&id, secret.as_bytes())?,
+        secret: app.store.seal(
+            &Place::alert_policy(&who.key.account, &id),
+            secret.as_bytes(),
+        )?,
         id,
         policy,
         updated_at: app.store.now(),

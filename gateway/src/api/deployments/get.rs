@@ -35,7 +35,7 @@ pub struct DeploymentStatus {
     /// Percent of phases done.
     progress: u32,
     /// The one that runs, comes next or failed; the last one when all are done.
-    #[schema(schema_with = openapi::phase)]
+    #[schema(schema_with = openapi::maybe_phase)]
     current_phase: Option<Phase>,
     /// Why it failed, went back or was superseded.
     reason: Option<String>,
@@ -98,7 +98,7 @@ struct DeploymentPerformance {
 #[utoipa::path(get, path = "/api/v1/agents/{agent_id}/deployments/{deployment_id}", operation_id = "get_deployment", tag = "deployments",
     params(("agent_id" = String, Path), ("deployment_id" = String, Path), ("follow" = Option<bool>, Query),
         ("Last-Event-ID" = Option<u64>, Header, description = "The last event that came, to go on after it")),
-    responses((status = 200, content((DeploymentStatus = "application/json"), (String = "text/event-stream")))))]
+    responses((status = 200, content((DeploymentStatus = "application/json"), (sse::ServerSentEvent = "text/event-stream")))))]
 pub async fn get(
     State(app): State<App>,
     who: Who,

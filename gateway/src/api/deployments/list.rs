@@ -39,7 +39,7 @@ struct DeploymentLine {
     status: Status,
     progress: u32,
     /// The one that runs, comes next or failed; null when all are done.
-    #[schema(schema_with = openapi::phase)]
+    #[schema(schema_with = openapi::maybe_phase)]
     current_phase: Option<Phase>,
     /// Why it failed or was superseded.
     reason: Option<String>,

@@ -20,7 +20,7 @@ pub async fn found(
     who: &Who,
     (agent_id, deployment_id): &(String, String),
 ) -> Answer<Deployment> {
-    let agent_id = door::reach(who, agent_id)?;
+    let agent_id = door::reach(app, who, agent_id).await?;
     let missing = || {
         Error::not_found(format!(
             "deployment {} of agent {agent_id}",

@@ -34,6 +34,7 @@ pub async fn accept(app: &App, mut call: Call) -> Answer<Response> {
     let due = accepted_at + call.options().timeout();
     let callback_url = call.options().callback_url.clone();
     if !app.store.insert_execution(call.row()?).await? {
+        call.admitted.put_back();
         return repeat::repeat(app, key, &digest, Mode::Async, None).await;
     }
     call.way.sets_out(app);

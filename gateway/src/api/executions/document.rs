@@ -6,7 +6,7 @@ use domain::{
     execution::{Attempt, Failure, FailureCode, FailurePhase, Mode, Outcome, Priority, Status},
     id::InstanceId,
     log::{Level, Line},
-    waterfall::Waterfall,
+    waterfall::{How, Waterfall},
 };
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -59,6 +59,10 @@ pub struct Times {
     /// Everything before the handler: the first six of `waterfall`.
     queue_time: f64,
     waterfall: Option<Phases>,
+    /// How the instance came to be that it waited for; absent where one was there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false, schema_with = openapi::instance_start)]
+    instance_start: Option<How>,
 }
 
 /// Where the time went, in milliseconds, one phase after the other.
@@ -202,6 +206,7 @@ impl<'a> ExecutionResult<'a> {
                 duration: outcome.duration_ms,
                 queue_time: outcome.queue_ms,
                 waterfall: outcome.waterfall.map(Phases::from),
+                instance_start: outcome.waterfall.and_then(|waterfall| waterfall.start()),
             },
             logs: outcome.logs.iter().map(LogEntry::from).collect(),
             attempt: outcome.attempt,
@@ -279,6 +284,10 @@ struct ExecutionFigures {
     cpu_time: Option<f64>,
     queue_time: Option<f64>,
     waterfall: Option<Phases>,
+    /// How the instance came to be that it waited for; absent where one was there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false, schema_with = openapi::instance_start)]
+    instance_start: Option<How>,
     tokens_used: Option<i64>,
 }
 
@@ -330,6 +339,7 @@ impl<'a> ExecutionStatus<'a> {
                 cpu_time: row.usage.cpu_ms,
                 queue_time: row.queue_ms,
                 waterfall: row.waterfall.map(Phases::from),
+                instance_start: row.waterfall.and_then(|waterfall| waterfall.start()),
                 tokens_used: row.usage.tokens,
             },
             logs: logs.map(LogEntry::from).collect(),

@@ -14,17 +14,19 @@ use crate::{
     door::Who,
     error::{Answer, Refusal},
     known::Chosen,
+    limits::{Admitted, Subject},
     params::Path,
     respond, sse,
 };
 use axum::{
     extract::{Request, State},
-    response::Response,
+    response::{IntoResponse, Response},
 };
 use domain::{
     Error, Kind, Result, Timestamp,
     execution::{Failure, FailureCode, FailurePhase, Mode, Options, Outcome, Status, Usage},
     id::{AgentId, ExecutionId},
+    limit::Cost,
     trace::Traceparent,
     traffic::draw,
     waterfall::Waterfall,
@@ -48,6 +50,7 @@ pub struct Call {
     pub way: Way,
     pub version: String,
     pub body_digest: Option<String>,
+    pub admitted: Admitted,
     /// What does not travel.
     input: Option<Box<RawValue>>,
 }
@@ -112,10 +115,10 @@ pub fn wait_for(options: &Options) -> Duration {
     params(("agent_id" = String, Path), ("Last-Event-ID" = Option<u64>, Header, description = "The last event that came, to go on after it")),
     request_body = ExecuteRequest,
     responses((status = 200, description = "The outcome, or for an async execution where to find it",
-            content((ExecutionAnswer = "application/json"), (String = "text/event-stream"))),
+            content((ExecutionAnswer = "application/json"), (sse::ServerSentEvent = "text/event-stream"))),
         (status = 409, description = "The execution_id is known with another body, or nothing of the agent answers (`CONFLICT`)"),
-        (status = 429, description = "Every slot and every place in the queue is taken (`CAPACITY_EXHAUSTED`, with `Retry-After`). \
-            Where nothing was streamed, it was not accepted: no execution is kept, and the same execution_id can be tried again"),
+        (status = 429, description = "Every slot and every place in the queue is taken (`CAPACITY_EXHAUSTED`, with `Retry-After`), or a \
+            limit of the key or of the agent (`RATE_LIMITED`, with `Retry-After`, `RateLimit-Policy` and `RateLimit`). Where nothing was streamed, it was not accepted: no execution is kept, and the same execution_id can be tried again"),
         (status = 503, description = "Nothing can run it right now (`UNAVAILABLE`, with `Retry-After`); it was not accepted, as with 429"),
         (status = 504, description = "No outcome in time; the execution may still go on (`TIMEOUT`)")))]
 pub async fn execute(
@@ -125,7 +128,7 @@ pub async fn execute(
     request: Request,
 ) -> Answer<Response> {
     let (accepted_at, begun) = (app.store.now(), Instant::now());
-    let agent_id = door::reach(&who, &agent_id)?;
+    let agent_id = door::reach(&app, &who, &agent_id).await?;
     let streamed = sse::wanted(request.headers());
     let after = sse::last_event_id(request.headers())?;
     let bytes = body::read(request, app.config.max_execute_body_bytes).await?;
@@ -162,11 +165,22 @@ pub async fn execute(
             return repeat::repeat(&app, key, &digest, mode, after).await;
         }
     };
-    match mode {
+    let admitted = call.admitted.clone();
+    let answer = match mode {
         Mode::Sync => sync(&app, call).await,
         Mode::Async => background::accept(&app, call).await,
         Mode::Stream => stream::begin(&app, call, after).await,
+    };
+    // What was refused was not accepted, and what we lost is on us; a call that is waited for too long goes on.
+    if answer
+        .as_ref()
+        .is_err_and(|refusal| refusal.kind() != Kind::Timeout)
+    {
+        admitted.put_back();
     }
+    let mut response = answer.into_response();
+    admitted.tell(&app.limits, response.headers_mut());
+    Ok(response)
 }
 
 async fn call(
@@ -191,6 +205,11 @@ async fn call(
         timeout_s,
         hosts,
     } = agent.pick(agent_id, sticky.map_or(chance, draw))?;
+    let limited = [
+        (Subject::of_key(&who.key), Cost::EXECUTION),
+        (Subject::of_agent(account, &agent), Cost::BOTH),
+    ];
+    let admitted = Admitted::by(&app.limits, &app.store, limited).await?;
     let (id, body_digest) = match asked.known_as {
         Some((id, digest)) => (id, Some(digest)),
         None => (ExecutionId::from_uuid(uuid), None),
@@ -242,6 +261,7 @@ async fn call(
         way,
         version: version.to_string(),
         body_digest,
+        admitted,
         input: kept,
     })
 }
@@ -261,6 +281,7 @@ pub async fn send(app: &App, call: &mut Call) -> Answer<Sent> {
     let insert = app.store.insert_execution(call.row()?);
     if call.row_first() {
         if !insert.await? {
+            call.admitted.put_back();
             let digest = call.body_digest.clone().unwrap_or_default();
             return Ok(Sent::Taken(call.key(), digest));
         }

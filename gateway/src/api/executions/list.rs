@@ -50,7 +50,7 @@ struct ExecutionLine {
     duration: Option<f64>,
     queue_time: Option<f64>,
     /// Null where it did not fail.
-    #[schema(schema_with = openapi::failure_code)]
+    #[schema(schema_with = openapi::maybe_failure_code)]
     error_code: Option<FailureCode>,
 }
 

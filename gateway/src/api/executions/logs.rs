@@ -41,7 +41,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 #[utoipa::path(get, path = "/api/v1/agents/{agent_id}/executions/{execution_id}/logs", operation_id = "execution_logs", tag = "executions",
     params(("agent_id" = String, Path), ("execution_id" = String, Path), ("follow" = Option<bool>, Query),
         ("Last-Event-ID" = Option<u64>, Header, description = "The last line that came, to go on after it")),
-    responses((status = 200, content((ExecutionLogs = "application/json"), (String = "text/event-stream")))))]
+    responses((status = 200, content((ExecutionLogs = "application/json"), (sse::ServerSentEvent = "text/event-stream")))))]
 pub async fn logs(
     State(app): State<App>,
     who: Who,

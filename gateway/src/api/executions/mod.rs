@@ -22,7 +22,7 @@ use store::executions::{Execution, Key};
 
 /// The execution of a path, as far as the caller's key reaches.
 pub async fn found(app: &App, who: &Who, agent_id: &str, execution_id: &str) -> Answer<Execution> {
-    let agent_id = door::reach(who, agent_id)?;
+    let agent_id = door::reach(app, who, agent_id).await?;
     let missing = || {
         Error::not_found(format!(
             "execution {} of agent {agent_id}",

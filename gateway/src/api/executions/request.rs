@@ -44,7 +44,7 @@ pub struct Asked {
 )]
 pub struct ExecuteRequest {
     /// Makes the call idempotent within its agent; made where it is left out.
-    #[schema(required = false, max_length = 128)]
+    #[schema(required = false, pattern = "^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$")]
     execution_id: String,
     #[schema(required = false)]
     input_data: InputData,

@@ -1,15 +1,18 @@
 //! Keys of an account: made, shown, replaced and revoked by those that may manage keys.
 
+pub mod change;
 pub mod create;
 pub mod list;
 pub mod revoke;
 pub mod rotate;
 
-use crate::{app::App, door::Who, error::Answer, key, openapi};
+use crate::{api::limits::LimitsDocument, app::App, door::Who, error::Answer, key, openapi};
 use domain::{
     Error, Timestamp,
+    agent::Environment,
     id::{AgentId, KeyId},
     key::{GRACE, Permission, ROTATED_AFTER},
+    limit::Limits,
 };
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -27,6 +30,10 @@ pub struct KeyDocument {
     /// The only agents that it reaches; null: all of the account.
     #[schema(value_type = Option<Vec<String>>)]
     agents: Option<BTreeSet<AgentId>>,
+    /// The only environments whose agents it reaches; null: all.
+    #[schema(value_type = Option<Vec<String>>)]
+    environments: Option<BTreeSet<Environment>>,
+    limits: LimitsDocument,
     /// Whether it is to be replaced every 90 days.
     auto_rotation: bool,
     #[schema(schema_with = openapi::time)]
@@ -52,7 +59,9 @@ impl From<Kept> for KeyDocument {
             name: kept.name,
             permissions: kept.permissions,
             agents: kept.agents,
-            auto_rotation: kept.rotate_at.is_some(),
+            environments: kept.environments,
+            limits: kept.limits.into(),
+            auto_rotation: kept.auto_rotation,
             created_at: kept.created_at,
             rotate_at: kept.rotate_at,
             expires_at: kept.expires_at,
@@ -71,11 +80,10 @@ pub struct NewKeyDocument {
     key: KeyDocument,
 }
 
-/// A new key of the caller's account, its secret, and when it is due.
+/// A new key of the caller's account, and its secret.
 struct Made {
     secret: String,
     new: New,
-    rotate_at: Option<Timestamp>,
 }
 
 /// What a key is for.
@@ -83,6 +91,8 @@ struct Wanted {
     name: String,
     permissions: BTreeSet<Permission>,
     agents: Option<BTreeSet<AgentId>>,
+    environments: Option<BTreeSet<Environment>>,
+    limits: Limits,
     auto_rotation: bool,
 }
 
@@ -97,24 +107,18 @@ fn made(app: &App, who: &Who, wanted: Wanted) -> Made {
         name: wanted.name,
         permissions: wanted.permissions,
         agents: wanted.agents,
+        environments: wanted.environments,
+        limits: wanted.limits,
         created_at: now,
         expires_at: rotate_at.map(|due| due + GRACE),
-    };
-    Made {
-        secret,
-        new,
         rotate_at,
-    }
+        auto_rotation: wanted.auto_rotation,
+    };
+    Made { secret, new }
 }
 
 impl From<Made> for NewKeyDocument {
-    fn from(
-        Made {
-            secret,
-            new,
-            rotate_at,
-        }: Made,
-    ) -> Self {
+    fn from(Made { secret, new }: Made) -> Self {
         Self {
             api_key: secret,
             key: KeyDocument::from(Kept {
@@ -122,8 +126,11 @@ impl From<Made> for NewKeyDocument {
                 name: new.name,
                 permissions: new.permissions,
                 agents: new.agents,
+                environments: new.environments,
+                limits: new.limits,
                 created_at: new.created_at,
-                rotate_at,
+                auto_rotation: new.auto_rotation,
+                rotate_at: new.rotate_at,
                 expires_at: new.expires_at,
                 last_used_at: None,
                 replaced_by: None,

@@ -18,7 +18,7 @@ pub async fn revoke(
     Path(key_id): Path<String>,
 ) -> Answer<Response> {
     let mut kept = named(&app, &who, &key_id).await?;
-    who.key.may_grant(&kept.permissions, kept.agents.as_ref())?;
+    who.key.may_grant(kept.grant())?;
     if kept.id == who.key.id {
         return Err(
             Error::conflict("a key cannot revoke itself; call with another key that may").into(),

@@ -18,25 +18,27 @@ use axum::{
 };
 use domain::{
     Error, Result,
-    key::{GRACE, GRACE_DAYS},
+    key::{GRACE, GRACE_DAYS, Permission},
 };
-use serde::Deserialize;
 use std::time::Duration;
 use utoipa::ToSchema;
 
 const MOST_BYTES: usize = 16 * 1024;
 
 /// How a key is replaced. `{}` is enough.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(ToSchema)]
 #[expect(dead_code, reason = "a schema; the body is read by its fields")]
 pub struct RotateKeyRequest {
     /// For how many days the old key still works: 0 to 30, 30 by default.
-    grace_days: Option<u32>,
+    #[schema(required = false, maximum = 30, default = 30)]
+    grace_days: u32,
 }
 
 /// Rotate a key
 ///
-/// A new key with the same name, permissions and agents; the old one works for some days more. A key is replaced once.
+/// A new key with the same name, permissions, scope and limits; the old one works for some days more. A key is replaced once. Without
+/// `key:manage` a key may replace itself alone: once it is due, and if its `auto_rotation` is on; until then its answers say so by
+/// `Deprecation`, `Sunset` and a `Link` with `rel="successor-version"`.
 #[utoipa::path(post, path = "/api/v1/keys/{key_id}/rotate", operation_id = "rotate_key", tag = "keys",
     params(("key_id" = String, Path)), request_body = RotateKeyRequest,
     responses((status = 201, body = NewKeyDocument), (status = 409, description = "It is revoked, over, or was replaced already (`CONFLICT`)")))]
@@ -49,8 +51,12 @@ pub async fn rotate(
     let bytes = body::read(request, MOST_BYTES).await?;
     let grace = grace(&bytes)?;
     let old = named(&app, &who, &key_id).await?;
-    who.key.may_grant(&old.permissions, old.agents.as_ref())?;
     let now = app.store.now();
+    if who.key.allows(Permission::KeyManage).is_ok() {
+        who.key.may_grant(old.grant())?;
+    } else {
+        who.key.may_replace_itself(now)?;
+    }
     let conflict = |why: &str| Error::conflict(format!("key {} {why}", old.id));
     if let Some(new) = &old.replaced_by {
         return Err(conflict(&format!("was replaced by {new}")).into());
@@ -62,12 +68,14 @@ pub async fn rotate(
         name: old.name.clone(),
         permissions: old.permissions.clone(),
         agents: old.agents.clone(),
-        auto_rotation: old.rotate_at.is_some(),
+        environments: old.environments.clone(),
+        limits: old.limits,
+        auto_rotation: old.auto_rotation,
     };
     let made = made(&app, &who, wanted);
     let rotated = app
         .store
-        .rotate_key(&old.id, now + grace, &made.new, made.rotate_at)
+        .rotate_key(&old.id, now + grace, &made.new)
         .await?;
     if !rotated {
         return Err(conflict("was replaced or revoked just now").into());

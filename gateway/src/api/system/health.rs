@@ -96,6 +96,8 @@ struct Utilization {
 struct NodeLine {
     node_id: String,
     isolation: String,
+    /// `overlay`, or `none` and why versions with `dependencies.system` cannot run there.
+    system_packages: String,
 }
 
 const DATABASE: &str = "database";
@@ -134,6 +136,7 @@ pub async fn health(State(app): State<App>, who: Who) -> Answer<Response> {
             .map(|node| NodeLine {
                 node_id: node.node_id.clone(),
                 isolation: node.isolation.clone(),
+                system_packages: node.system_packages.clone(),
             })
             .collect(),
         None => Vec::new(),

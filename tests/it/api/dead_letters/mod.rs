@@ -2,10 +2,10 @@
 mod list;
 mod redrive;
 
-use phalanx_tests::{Client, Cluster, Options, Shape, Value, fixtures, json, wait};
+use phalanx_tests::{Client, Cluster, Options, Shape, Value, apart::ANYBODY, fixtures, json, wait};
 use std::{
     io::{BufRead, BufReader, Read, Write},
-    net::TcpStream,
+    net::{SocketAddr, TcpStream},
     time::Duration,
 };
 
@@ -46,8 +46,8 @@ impl World {
 
     /// Past all of us, as somebody would who breaks into the bus.
     fn nats(&self) -> Nats {
-        let url = self.cluster.backing.as_ref().expect("a cluster").nats_url();
-        Nats::connect(url.trim_start_matches("nats://"))
+        let backing = self.cluster.backing.as_ref().expect("a cluster");
+        Nats::connect(backing.nats(), backing.password(ANYBODY))
     }
 
     /// What no executor can read, on the lane of the version.
@@ -77,12 +77,13 @@ impl World {
 struct Nats(BufReader<TcpStream>);
 
 impl Nats {
-    fn connect(address: &str) -> Self {
+    fn connect(address: SocketAddr, password: &str) -> Self {
         let stream = TcpStream::connect(address).expect("the server");
         stream.set_read_timeout(Some(WITHIN)).expect("a deadline");
         let mut nats = Self(BufReader::new(stream));
         assert!(nats.line().starts_with("INFO "));
-        nats.say("CONNECT {\"verbose\":false,\"headers\":false}\r\n".as_bytes());
+        let who = json!({"verbose": false, "headers": false, "user": ANYBODY, "pass": password});
+        nats.say(format!("CONNECT {who}\r\n").as_bytes());
         nats.flush();
         nats
     }

@@ -1,4 +1,5 @@
 //! /keys
+mod change;
 mod create;
 mod list;
 mod revoke;
