@@ -7,7 +7,7 @@ use crate::{
 };
 use domain::{Result, Timestamp, execution::Status, id::DeliveryId, webhook::Status as Sent};
 use store::{
-    Store,
+    Place, Store,
     deliveries::{Attempt, Delivery, Filter, New, Shares},
     executions::Key,
 };
@@ -349,7 +349,8 @@ pub async fn two_secrets_sign_for_a_while(store: &Store) -> Result<()> {
     let mut whole = accepted(store, &mine, crate::agents::spec("echo", (1, 0), &[]), 1)?;
     let made = whole.agent.as_mut().expect("new");
     let incarnation = made.agent.incarnation.clone();
-    let seal = |secret: &str| store.seal(&incarnation, secret.as_bytes());
+    let place = Place::webhook_secret(&mine, &incarnation);
+    let seal = |secret: &str| store.seal(&place, secret.as_bytes());
     made.webhook_secret = seal("whsec_one")?;
     assert!(store.accept_deployment(&whole).await?);
     let key = crate::world::mine("e1");
