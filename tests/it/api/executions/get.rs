@@ -96,7 +96,8 @@ async fn every_execution_shows_where_its_time_went() {
     let cluster = Cluster::start_with(options).await;
     let client = &cluster.client;
     let source = "import time\ntime.sleep(0.3)\ndef handler(input):\n    time.sleep(input['s'])\n    return 1\n";
-    let one = json!({"agent_code": {"configuration": {"concurrent_executions": 1}},
+    // What is forked imports nothing.
+    let one = json!({"agent_code": {"configuration": {"concurrent_executions": 1, "warm_start": false}},
         "deployment_config": {"auto_scaling": {"min_instances": 0, "max_instances": 1}}});
     client.deploy_source("slow", source, one).await;
     // A warm one or a cold one: what it shows fits what its caller saw, and is what is read later.
@@ -134,6 +135,7 @@ async fn every_execution_shows_where_its_time_went() {
         waterfall(&second["performance"]),
     );
     assert!(cold["spawn"] > 0.0 && cold["import"] >= 250.0, "{first:#}");
+    assert_eq!(first["performance"]["instance_start"], "spawned");
     let waited = behind["queue"] + behind["import"] + behind["spawn"];
     assert!(waited >= 450.0, "{second:#}");
 }
