@@ -17,7 +17,7 @@ CREATE INDEX deliveries_of_execution ON deliveries (account, agent_id, execution
 CREATE INDEX deliveries_to ON deliveries (account, url) WHERE due_at IS NOT NULL;
 CREATE INDEX deliveries_in_time ON deliveries (created_at, id);
 
--- i monitor: whoever answered 410 is sent nothing any more; u gateway (`used_at`, when something was withheld). Deleted by the gateway where it is
+-- i monitor: whoever answered 410 is sent nothing any more; u gateway and monitor (`used_at`, when something was withheld). Deleted by the gateway where it is
 -- configured anew, and by monitor where nothing was withheld for as long as executions are kept, unless an alert policy names it. `owner`
 -- is that policy, or the agent's incarnation.
 CREATE TABLE gone_receivers (

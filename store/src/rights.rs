@@ -29,7 +29,7 @@ const RIGHTS: &[Row] = &[
     ("envelopes",         ["read", "read insert update", "read", ""]),
     ("environments",      ["", "", "read insert update", ""]),
     ("executions",        ["read insert update delete", "read-but:input,output", "read insert update delete", "read-but:input,output delete"]),
-    ("gone_receivers",    ["read update:used_at delete", "", "", "read insert delete"]),
+    ("gone_receivers",    ["read update:used_at delete", "", "", "read insert update:used_at delete"]),
     ("instances",         ["read", "read", "read insert update", "read delete"]),
     ("keys",              ["read insert update", "read-but:hash update:revoked_at", "", ""]),
     ("leases",            ["", "read insert update", "read", "read insert update"]),

@@ -399,15 +399,7 @@ async fn numbers_out_of_reach() {
         .client
         .deploy_source("echo", fixtures::ECHO, json!({}))
         .await;
-    for timeout in [
-        "-1",
-        "0",
-        "28801",
-        "1.5",
-        "1e3",
-        "99999999999999999999",
-        "-0",
-    ] {
+    for timeout in ["-1", "0", "28801", "1.5", "99999999999999999999", "-0"] {
         raw(
             &cluster,
             EXECUTE,
