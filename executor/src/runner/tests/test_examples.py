@@ -7,7 +7,7 @@ import re
 import pytest
 from harness import REPOSITORY, Worker, packages
 
-# Those that need a program of the system are run by the front door, which installs it (tests/it/api/system_packages.rs).
+# Those that need a program of the system are run by the front door, which installs it: tests/it/api/system_packages.rs.
 FILES = sorted(path for path in (REPOSITORY / "examples").glob("*.py") if "--system-package" not in path.read_text())
 
 
