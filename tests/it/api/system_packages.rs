@@ -110,7 +110,10 @@ async fn graphviz_from_python_and_a_library_by_ctypes() {
     );
     let end = cluster.client.deployed(&agent).await;
     let end = cluster.client.deployment_end(&end).await;
-    assert!(lines(&end).contains("is there already"), "{end:#}");
+    // Another executor, if it was chosen, makes a layer of its own.
+    if cluster.executor_dirs().len() == 1 {
+        assert!(lines(&end).contains("is there already"), "{end:#}");
+    }
     let edges = json!({"edges": [["question", "model"]]});
     let svg = cluster.client.output("example", edges).await.to_string();
     assert!(svg.contains("</svg>") && svg.contains("question"), "{svg}");
