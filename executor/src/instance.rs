@@ -437,13 +437,11 @@ impl Grounds {
 /// What a worker is told first.
 pub fn init_frame(version: &Version, grounds: &Grounds, template: bool) -> Result<Bytes, String> {
     let spec = &version.spec;
+    let (code, packages) = version.seen_at(grounds.level.isolation);
+    let packages: Vec<&str> = packages.as_deref().into_iter().collect();
     let init = Init {
-        code_dir: "/agent/code",
-        site_dirs: if version.has_environment() {
-            &["/agent/env"]
-        } else {
-            &[]
-        },
+        code_dir: &code,
+        site_dirs: &packages,
         entrypoint: spec.entrypoint.as_str(),
         concurrency: spec.configuration.concurrent_executions,
         log_level: spec.log_level.as_str(),

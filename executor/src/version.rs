@@ -5,7 +5,7 @@ use domain::{
     agent::Spec,
     id::{AccountId, VersionId},
 };
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{borrow::Cow, collections::BTreeMap, path::PathBuf};
 
 pub struct Version {
     pub id: VersionId,
@@ -30,9 +30,20 @@ pub struct Files {
     pub tmp_mb: u64,
 }
 
+const CODE: &str = "/agent/code";
+const PACKAGES: &str = "/agent/env";
+
 impl Version {
-    pub fn has_environment(&self) -> bool {
-        self.files.packages.is_some()
+    /// Under which names an instance finds its code and its packages: without a sandbox there are only the host's.
+    pub fn seen_at(&self, isolation: confine::Isolation) -> (Cow<'_, str>, Option<Cow<'_, str>>) {
+        let (code, packages) = (&self.files.code, self.files.packages.as_ref());
+        match isolation {
+            confine::Isolation::Namespaces => (CODE.into(), packages.map(|_| PACKAGES.into())),
+            confine::Isolation::None => (
+                code.to_string_lossy(),
+                packages.map(|packages| packages.to_string_lossy()),
+            ),
+        }
     }
 
     /// What one instance of it may see and use.
@@ -43,12 +54,12 @@ impl Version {
         argv.extend(program);
         let mut spec = confine::Spec::new(id, argv)
             .show(&self.files.runner, "/agent/runner")
-            .show(&self.files.code, "/agent/code");
+            .show(&self.files.code, CODE);
         for prefix in &python.prefixes {
             spec = spec.show(prefix, prefix.to_string_lossy().into_owned());
         }
         if let Some(packages) = &self.files.packages {
-            spec = spec.show(packages, "/agent/env");
+            spec = spec.show(packages, PACKAGES);
         }
         spec.layer = self.files.layer.clone().map(confine::Layer::Shown);
         let configuration = &self.spec.configuration;

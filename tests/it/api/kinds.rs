@@ -1,6 +1,6 @@
 //! Every kind of entry point through the front door, with the examples as they are and the real packages from the index.
 
-use phalanx_tests::{Client, Cluster, Value, fixtures, json, program::example};
+use phalanx_tests::{Client, Cluster, Options, Value, fixtures, json, program::example};
 
 async fn deploy(client: &Client, id: &str, source: &str, entrypoint: &str, python: Value) {
     let changes = json!({
@@ -249,4 +249,23 @@ async fn bedrock_agentcore_and_fastapi_files_as_they_stand() {
         .failure("fastapi", json!({"name": {"not": "text"}}))
         .await;
     assert!(error.to_string().contains("422"), "{error:#}");
+}
+
+/// Somebody asked for it: then an agent is a plain process of the host's, and works all the same.
+#[tokio::test]
+async fn a_host_that_confines_nothing_runs_agents() {
+    let options = Options::default().set("PHALANX__EXECUTOR__ISOLATION", "none");
+    let cluster = Cluster::start_with(options).await;
+    let client = &cluster.client;
+    let source = "import os\ndef handler(input):\n    return [input, os.path.isdir('/agent')]\n";
+    client.deploy_source("plain", source, json!({})).await;
+    let output = client.output("plain", json!({"a": 1})).await;
+    assert_eq!(output, json!([{"a": 1}, false]));
+    let health = client.get("/api/v1/system/health").await.ok();
+    assert!(
+        health["nodes"][0]["isolation"]
+            .as_str()
+            .is_some_and(|level| level.contains("none")),
+        "{health:#}"
+    );
 }
