@@ -4,13 +4,7 @@
 //! A folder is built once per (lock, interpreter), bytecode compiled, shared and shown read-only. Where nodes share an object
 //! store, one builds and the others fetch.
 
-use crate::{
-    files,
-    python::Python,
-    shelf::{Found, Shelf},
-    turns::Turns,
-    uv::Uv,
-};
+use crate::{files, folders::Folders, python::Python, shelf::Shelf, uv::Uv};
 use domain::{Error, Kind, Result, agent::Requirement, artifact};
 use std::{
     path::{Path, PathBuf},
@@ -25,9 +19,8 @@ pub struct Environments {
     dir: PathBuf,
     uv: Uv,
     python: Python,
-    shelf: Option<Shelf>,
     /// One builder per digest: whoever wants the same waits for it.
-    building: Turns,
+    folders: Folders,
 }
 
 /// A lock and the folder built from it.
@@ -55,14 +48,13 @@ impl Environments {
             dir: data_dir.join("environments"),
             uv,
             python,
-            shelf: None,
-            building: Turns::default(),
+            folders: Folders::new("environment"),
         }
     }
 
     /// With a place where nodes share what they have built.
     pub fn shared(mut self, shelf: Option<Shelf>) -> Self {
-        self.shelf = shelf;
+        self.folders.share(shelf);
         self
     }
 
@@ -103,43 +95,13 @@ impl Environments {
                 origin: Origin::There,
             });
         };
-        let _turn = self.building.take(&digest).await;
-        let origin = if folder.exists() {
-            say(format!("environment {} is there already", &digest[..12]));
-            Origin::There
-        } else {
-            self.obtain(&lock, &folder, say).await?
-        };
+        let build = self.build(&lock, &folder, say);
+        let origin = self.folders.have(&digest, &folder, say, build).await?;
         Ok(Built {
             lock,
             digest,
             origin,
         })
-    }
-
-    /// Fetches the folder, else builds it and keeps it for the others.
-    async fn obtain(&self, lock: &str, folder: &Path, say: Say<'_>) -> Result<Origin> {
-        let digest = self.digest(lock);
-        let name = &digest[..12];
-        let found = match &self.shelf {
-            Some(shelf) => shelf.fetch(&digest, folder, say).await,
-            None => Found::Absent,
-        };
-        if found == Found::Fetched {
-            say(format!("environment {name} is fetched"));
-            return Ok(Origin::Fetched);
-        }
-        self.build(lock, folder, say).await?;
-        say(format!("environment {name} is built"));
-        let spoilt = match &found {
-            Found::Fetched | Found::Unanswered => return Ok(Origin::Built),
-            Found::Absent => None,
-            Found::Spoilt(archive) => Some(archive.as_str()),
-        };
-        if let Some(shelf) = &self.shelf {
-            shelf.keep(&digest, folder, spoilt, say).await;
-        }
-        Ok(Origin::Built)
     }
 
     async fn resolve(&self, requirements: &[Requirement], say: Say<'_>) -> Result<String> {

@@ -14,8 +14,8 @@ use crate::{
     confine::Level,
     environment::{Origin, Say},
     files,
-    shelf::{Found, Shelf},
-    turns::Turns,
+    folders::Folders,
+    shelf::Shelf,
 };
 use apt::Apt;
 use base::Base;
@@ -29,8 +29,7 @@ pub struct System {
     level: Level,
     /// Why this host cannot.
     refusal: Option<String>,
-    shelf: Option<Shelf>,
-    building: Turns,
+    folders: Folders,
 }
 
 /// A lock and the layer made from it.
@@ -61,14 +60,13 @@ impl System {
             dir,
             level: level.clone(),
             refusal,
-            shelf: None,
-            building: Turns::default(),
+            folders: Folders::new("layer"),
         }
     }
 
     /// With a place where nodes share what they have made.
     pub fn shared(mut self, shelf: Option<Shelf>) -> Self {
-        self.shelf = shelf;
+        self.folders.share(shelf);
         self
     }
 
@@ -140,14 +138,8 @@ impl System {
             });
         };
         let digest = lock.digest();
-        let name = &digest[..12];
-        let _turn = self.building.take(&digest).await;
-        let origin = if folder.exists() {
-            say(format!("layer {name} is there already"));
-            Origin::There
-        } else {
-            self.obtain(&lock, &base, &folder, say).await?
-        };
+        let make = self.make(&lock, &base, &folder, say);
+        let origin = self.folders.have(&digest, &folder, say, make).await?;
         Ok(Laid {
             lock: text,
             digest,
@@ -155,40 +147,9 @@ impl System {
         })
     }
 
-    /// Fetches the layer, else makes it and keeps it for the others.
-    async fn obtain(
-        &self,
-        lock: &Lock,
-        base: &Base,
-        folder: &Path,
-        say: Say<'_>,
-    ) -> Result<Origin> {
-        let digest = lock.digest();
-        let name = &digest[..12];
-        let found = match &self.shelf {
-            Some(shelf) => shelf.fetch(&digest, folder, say).await,
-            None => Found::Absent,
-        };
-        if found == Found::Fetched {
-            say(format!("layer {name} is fetched"));
-            return Ok(Origin::Fetched);
-        }
+    /// Fetched, made aside, then renamed: what a killed process leaves is never taken for a layer.
+    async fn make(&self, lock: &Lock, base: &Base, folder: &Path, say: Say<'_>) -> Result<()> {
         self.apt.fetch(lock, base, say).await?;
-        self.build(lock, base, folder, say).await?;
-        say(format!("layer {name} is built"));
-        let spoilt = match &found {
-            Found::Fetched | Found::Unanswered => return Ok(Origin::Built),
-            Found::Absent => None,
-            Found::Spoilt(archive) => Some(archive.as_str()),
-        };
-        if let Some(shelf) = &self.shelf {
-            shelf.keep(&digest, folder, spoilt, say).await;
-        }
-        Ok(Origin::Built)
-    }
-
-    /// Aside, then renamed: what a killed process leaves is never taken for a layer.
-    async fn build(&self, lock: &Lock, base: &Base, folder: &Path, say: Say<'_>) -> Result<()> {
         let aside = files::aside_name(&self.dir);
         let built = build::build(&aside, lock, base, &self.apt, &self.level, say).await;
         let placed = match built {

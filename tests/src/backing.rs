@@ -7,7 +7,7 @@ use std::{
     net::{SocketAddr, TcpListener, TcpStream},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, Output, Stdio},
     time::Duration,
 };
 
@@ -331,8 +331,9 @@ fn as_postgres(program: &str) -> Command {
     command
 }
 
-fn run(url: &str, sql: &str) -> String {
-    let output = Command::new("psql")
+/// What psql says to one statement, by whoever the URL names.
+pub fn psql(url: &str, sql: &str) -> Output {
+    Command::new("psql")
         .args([
             url,
             "-X",
@@ -345,7 +346,11 @@ fn run(url: &str, sql: &str) -> String {
             sql,
         ])
         .output()
-        .expect("psql is on the path: tests/run puts it there");
+        .expect("psql is on the path: tests/run puts it there")
+}
+
+fn run(url: &str, sql: &str) -> String {
+    let output = psql(url, sql);
     assert!(
         output.status.success(),
         "{sql}: {}",

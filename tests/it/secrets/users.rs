@@ -3,26 +3,10 @@
 use phalanx_tests::{
     Cluster, Options, Shape,
     apart::{self, ROLES},
+    backing::psql,
     program,
 };
-use std::process::{Command, Output};
-
-fn psql(url: &str, sql: &str) -> Output {
-    Command::new("psql")
-        .args([
-            url,
-            "-X",
-            "-q",
-            "-A",
-            "-t",
-            "-v",
-            "ON_ERROR_STOP=1",
-            "-c",
-            sql,
-        ])
-        .output()
-        .expect("psql is on the path: tests/run puts it there")
-}
+use std::process::Command;
 
 /// What a role must not, in SQL.
 const FORBIDDEN: [(&str, &str); 26] = [
