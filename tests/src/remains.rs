@@ -72,6 +72,11 @@ pub fn groups(node: &str) -> Vec<PathBuf> {
         .collect()
 }
 
+/// Whether no process is in this group; one that is being removed has none.
+pub fn is_empty(group: &Path) -> bool {
+    fs::read_to_string(group.join("cgroup.procs")).is_ok_and(|pids| pids.trim().is_empty())
+}
+
 fn find(dir: &Path, node: &str, deeper: usize, found: &mut Vec<PathBuf>) {
     let Ok(entries) = fs::read_dir(dir) else {
         return;

@@ -322,7 +322,6 @@ async fn all_ended(client: &Client, promised: &Promised) -> BTreeMap<String, usi
 /// In the end there is a control group for every process and nothing else, and everyone serves.
 async fn settled(cluster: &Cluster) {
     let agents = cluster.client.get("/api/v1/agents?limit=200").await.ok();
-    let mut wanted = 0;
     for agent in agents["agents"].as_array().expect("a list") {
         let id = agent["agent_id"].as_str().expect("an id");
         if agent["status"] == "active" {
@@ -334,7 +333,6 @@ async fn settled(cluster: &Cluster) {
             .await
             .ok();
         for instance in list["instances"].as_array().expect("a list") {
-            wanted += 1;
             let pid = instance["pid"].as_u64().expect("a pid");
             assert!(
                 std::path::Path::new(&format!("/proc/{pid}")).exists(),
@@ -342,24 +340,15 @@ async fn settled(cluster: &Cluster) {
             );
         }
     }
+    // Instances have groups, and so have templates, spares and prepared sandboxes; those of a killed run would be empty by now.
     wait::until("no group is left over", Duration::from_secs(20), || async {
-        let groups = cluster
-            .nodes()
-            .iter()
-            .flat_map(|node| remains::groups(node))
-            .collect::<Vec<_>>();
-        let names: BTreeSet<_> = groups
-            .iter()
-            .filter_map(|group| group.file_name())
-            .collect();
-        // Besides instances there may be prepared sandboxes, a handful.
-        if names.len() <= wanted + 8 {
+        let nodes = cluster.nodes();
+        let groups = nodes.iter().flat_map(|node| remains::groups(node));
+        let left: Vec<_> = groups.filter(|group| remains::is_empty(group)).collect();
+        if left.is_empty() {
             Ok(())
         } else {
-            Err(format!(
-                "{} groups for {wanted} instances: {names:?}",
-                names.len()
-            ))
+            Err(format!("{left:?}"))
         }
     })
     .await;
