@@ -34,8 +34,8 @@ impl Subscriber for Heard {
     fn event(&self, event: &Event<'_>) {
         let mut words = Words::default();
         event.record(&mut words);
-        // Notes of when keys were used come by the clock.
-        if !words.0.contains("last_used_at") {
+        // Notes of when keys were used, and looks for callbacks that are owed, come by the clock.
+        if !words.0.contains("last_used_at") && !words.0.contains("callback_owed") {
             said().push(words.0);
         }
     }
