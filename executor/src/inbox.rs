@@ -69,9 +69,9 @@ pub async fn serve(node: &Arc<Node>, pool: &Arc<Pool>, stop: &CancellationToken)
 async fn take_runs(node: Arc<Node>, pool: Arc<Pool>, mut runs: Requests, stop: CancellationToken) {
     let take = |request| {
         let (node, pool) = (Arc::clone(&node), Arc::clone(&pool));
-        node.tasks
-            .clone()
-            .spawn(async move { attend(&node, &pool, request).await });
+        let tasks = node.tasks.clone();
+        // Some 10 KB that spawning would copy eight times.
+        tasks.spawn(Box::pin(async move { attend(&node, &pool, request).await }));
     };
     loop {
         let request = tokio::select! {
@@ -174,9 +174,10 @@ async fn take_work(node: Arc<Node>, pool: Arc<Pool>, mut work: Work, stop: Cance
         };
         let Some(delivery) = delivery else { return };
         let (node, pool) = (Arc::clone(&node), Arc::clone(&pool));
-        node.tasks
-            .clone()
-            .spawn(async move { work_off(&node, &pool, delivery).await });
+        let tasks = node.tasks.clone();
+        tasks.spawn(Box::pin(async move {
+            work_off(&node, &pool, delivery).await;
+        }));
     }
 }
 

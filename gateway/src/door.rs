@@ -124,7 +124,8 @@ pub async fn guard(State(gate): State<Gate>, request: Request, next: Next) -> Re
     let came = proto::trace::from_headers(request.headers());
     let span = spans::request(gate.endpoint(), &request, came.as_ref());
     let trace = proto::trace::context(&span).or(came);
-    let passed = pass(gate, (id.clone(), trace), request, next).instrument(span.clone());
+    // On the heap from its first moment: wrapped three times, it would be copied whole as often.
+    let passed = Box::pin(pass(gate, (id.clone(), trace), request, next)).instrument(span.clone());
     let response = match AssertUnwindSafe(passed).catch_unwind().await {
         Ok(response) => response,
         Err(_) => {
@@ -243,13 +244,6 @@ async fn keyed(
         Ok(taken) => (taken, None),
         Err(refusal) => (None, Some(refusal)),
     };
-    let app = gate.app.clone();
-    let tell = |mut response: Response| {
-        if let Some(taken) = &taken {
-            app.limits.tell(taken, response.headers_mut());
-        }
-        response
-    };
     let who = Who(Arc::new(Caller {
         key: Arc::clone(key),
         request_id: id,
@@ -260,14 +254,30 @@ async fn keyed(
             .map(|info| info.0.ip()),
     }));
     request.extensions_mut().insert(who.clone());
-    let Some(action) = gate.endpoint().audited else {
-        return match denied {
-            Some(refusal) => refusal.into_response(),
-            None => tell(bounded(&gate, request, next).await),
-        };
+    let mut response = match (gate.endpoint().audited, denied) {
+        // Most requests are none; these need not carry the room for one.
+        (Some(action), denied) => {
+            Box::pin(changed(&gate, who, action, denied, request, next)).await
+        }
+        (None, Some(refusal)) => return refusal.into_response(),
+        (None, None) => bounded(&gate, request, next).await,
     };
-    // A change is made whole, and noted, even if its caller hangs up meanwhile, or has waited for too long.
-    let (app, limit) = (gate.app.clone(), limit(&gate, request.headers()));
+    if let Some(taken) = &taken {
+        gate.app.limits.tell(taken, response.headers_mut());
+    }
+    response
+}
+
+/// A change is made whole, and noted, even if its caller hangs up meanwhile, or has waited for too long.
+async fn changed(
+    gate: &Gate,
+    who: Who,
+    action: &'static str,
+    denied: Option<Refusal>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let (app, limit) = (gate.app.clone(), limit(gate, request.headers()));
     let change = async move {
         let at = app.store.now();
         let subject = request
@@ -286,7 +296,7 @@ async fn keyed(
     let changing = gate.app.changes.spawn(change.in_current_span());
     let limit = limit.unwrap_or(Duration::MAX);
     match tokio::time::timeout(limit, changing).await {
-        Ok(Ok(response)) => tell(response),
+        Ok(Ok(response)) => response,
         Ok(Err(error)) => {
             Refusal::from(Error::internal("the change was broken off").because(error))
                 .into_response()

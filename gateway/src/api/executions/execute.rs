@@ -162,14 +162,15 @@ pub async fn execute(
             if app.store.execution(&key).await?.is_none() {
                 return Err(refusal);
             }
-            return repeat::repeat(&app, key, &digest, mode, after).await;
+            return Box::pin(repeat::repeat(&app, key, &digest, mode, after)).await;
         }
     };
     let admitted = call.admitted.clone();
+    // Each needs room for its own: boxed, no mode pays for the others.
     let answer = match mode {
-        Mode::Sync => sync(&app, call).await,
-        Mode::Async => background::accept(&app, call).await,
-        Mode::Stream => stream::begin(&app, call, after).await,
+        Mode::Sync => Box::pin(sync(&app, call)).await,
+        Mode::Async => Box::pin(background::accept(&app, call)).await,
+        Mode::Stream => Box::pin(stream::begin(&app, call, after)).await,
     };
     // What was refused was not accepted, and what we lost is on us; a call that is waited for too long goes on.
     if answer
