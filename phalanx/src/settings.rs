@@ -187,6 +187,7 @@ pub struct Monitor {
 #[serde(deny_unknown_fields)]
 pub struct Webhooks {
     pub private: String,
+    pub in_flight_bytes: u64,
 }
 
 /// What the command line overrides.

@@ -299,6 +299,11 @@ pub(crate) fn migrator() -> Migrator {
             "system_lock",
             include_str!("../migrations/0021_system_lock.sql"),
         ),
+        (
+            22,
+            "due_in_turn",
+            include_str!("../migrations/0022_due_in_turn.sql"),
+        ),
     ];
     let migrations = texts.into_iter().map(|(version, name, text)| {
         let text = sqlx::SqlStr::from_static(text);
