@@ -15,6 +15,7 @@ use domain::{
 };
 
 pub use due::{Looked, Shares, Turn};
+pub use keep::Owed;
 pub use list::Filter;
 
 /// One message to one receiver.

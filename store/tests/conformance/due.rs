@@ -179,7 +179,6 @@ pub async fn a_look_costs_the_same_however_many_are_due(world: &World) -> Result
     let few = quickest(world).await?;
     crowd(world, 3001, 103_000).await;
     let many = quickest(world).await?;
-    eprintln!("a look: {few:?} with 1,000 due, {many:?} with 51,000");
     assert!(
         many < 4 * few,
         "{few:?} with 1,000 due, {many:?} with 51,000"

@@ -95,6 +95,7 @@ conformance! {
     deliveries:
         a_delivery_is_attempted_by_one_until_it_is_over,
         a_callback_is_kept_once_with_the_end,
+        whoever_cannot_be_told_is_gone_past,
         callbacks_are_listed_and_sent_again,
         who_is_gone_is_sent_nothing_until_asked_anew,
         a_policy_that_is_put_anew_has_its_receivers_back,
