@@ -139,7 +139,8 @@ impl Store {
     /// One that can never be sent is over, and says why. `false`: it is over already.
     pub async fn refuse_delivery(&self, id: &str, why: &str, now: Timestamp) -> Result<bool> {
         let over = "UPDATE deliveries SET status = CASE WHEN status IN ('delivered', 'disabled') THEN status ELSE 'failed' END, due_at = NULL, \
-             attempts = CASE WHEN attempts < 0 THEN 1 ELSE attempts + 1 END WHERE id = $1 AND due_at IS NOT NULL";
+             attempts = 1 + CASE WHEN attempts > made.most THEN attempts ELSE made.most END \
+             FROM (SELECT COALESCE(MAX(attempt), 0) AS most FROM delivery_attempts WHERE delivery_id = $1) AS made WHERE id = $1 AND due_at IS NOT NULL";
         let record = "INSERT INTO delivery_attempts (delivery_id, account, attempt, at, duration_ms, status, error) \
              SELECT id, account, attempts, CAST($2 AS BIGINT), CAST(0 AS BIGINT), CAST(NULL AS BIGINT), CAST($3 AS TEXT) FROM deliveries WHERE id = $1 ON CONFLICT DO NOTHING";
         let refused: Result<bool, sqlx::Error> = write!(self, pool => async {
