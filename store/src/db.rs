@@ -5,7 +5,7 @@
 //! a pool's are asked whether they live whenever they are taken and given back.
 
 use crate::{blobs::Blobs, clock::Clock, seal::Secrets, write::Writer};
-use domain::{Error, Kind, Result, Timestamp};
+use domain::{Error, Kind, Result, Secret, Timestamp};
 use sqlx::{
     Connection as _, PgPool, SqlitePool,
     migrate::{Migration, MigrationType, Migrator},
@@ -23,7 +23,7 @@ pub enum Config {
         path: PathBuf,
     },
     Postgres {
-        url: String,
+        url: Secret,
         connections: u32,
     },
 }

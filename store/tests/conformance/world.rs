@@ -59,7 +59,7 @@ impl World {
         statement(&url, &format!("CREATE SCHEMA {schema}")).await;
         let mark = if url.contains('?') { '&' } else { '?' };
         let config = Config::Postgres {
-            url: format!("{url}{mark}options=-csearch_path%3D{schema}"),
+            url: format!("{url}{mark}options=-csearch_path%3D{schema}").into(),
             connections: 4,
         };
         Self {
