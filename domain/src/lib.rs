@@ -26,6 +26,7 @@ pub mod retry;
 pub mod rollout;
 pub mod rollup;
 pub mod scale;
+pub mod secret;
 pub mod session;
 pub mod sketch;
 pub mod text;
@@ -37,4 +38,5 @@ pub mod waterfall;
 pub mod webhook;
 
 pub use error::{Error, Kind, Result};
+pub use secret::Secret;
 pub use time::Timestamp;

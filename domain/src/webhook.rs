@@ -128,8 +128,8 @@ pub fn signature(secrets: &[&str], id: &str, at: Timestamp, body: &str) -> Resul
             .map_err(|_| "the secret is not whsec_ and base64".to_owned())?;
         let mut mac = Hmac::<Sha256>::new_from_slice(&key)
             .map_err(|_| "the secret has no bytes".to_owned())?;
-        let content = format!("{id}.{}.{body}", at.0.div_euclid(1000));
-        mac.update(content.as_bytes());
+        mac.update(format!("{id}.{}.", at.0.div_euclid(1000)).as_bytes());
+        mac.update(body.as_bytes());
         signed.push(format!(
             "v1,{}",
             STANDARD.encode(mac.finalize().into_bytes())
@@ -151,6 +151,8 @@ pub enum Ended {
     },
     /// Nobody answered, or the policy was against it.
     Broken,
+    /// Nor can it ever be sent.
+    Impossible,
 }
 
 /// `Retry-After`: seconds or a date (RFC 9110, 10.2.3).
@@ -173,6 +175,8 @@ pub enum Next {
 
 /// Between attempts, by the recommendation of Standard Webhooks.
 const WAITS_S: [u64; 9] = [5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400];
+/// Attempts in all: the last one's end is the end.
+pub const ATTEMPTS: u32 = WAITS_S.len() as u32 + 1;
 /// A receiver may ask for a longer wait, up to this.
 const LONGEST: Duration = Duration::from_secs(86_400);
 /// By so much of itself a wait is longer at most: what failed together does not come back together.
@@ -187,6 +191,7 @@ pub fn next(attempts: u32, ended: &Ended, now: Timestamp, chance: f64) -> Next {
         Ended::Answered { status: 410, .. } => return Next::Over(Status::Disabled),
         Ended::Answered { retry_after, .. } => retry_after.unwrap_or_default().min(LONGEST),
         Ended::Broken => Duration::ZERO,
+        Ended::Impossible => return Next::Over(Status::Failed),
     };
     let place = attempts.max(1) as usize - 1;
     match WAITS_S.get(place) {

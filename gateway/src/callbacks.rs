@@ -13,56 +13,81 @@ use domain::{
     id::{AccountId, DeliveryId},
 };
 use proto::v1::{DeliveryDue, event::Event};
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
 use store::{
-    deliveries::New,
+    deliveries::{New, Owed},
     executions::{Execution, Key},
 };
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 const EVERY: Duration = Duration::from_secs(1);
 /// Looked for at a time.
 const SOME: u32 = 100;
+/// One that cannot be kept is tried again after so long: as something was away, or as its row cannot be read.
+const SOON: Duration = Duration::from_secs(10);
+const LATER: Duration = Duration::from_secs(60);
+/// Of those, so many are remembered.
+const MOST: usize = 10_000;
+/// So many times something was away: the others can wait.
+const ENOUGH: usize = 10;
 
 pub async fn run(app: App, stop: CancellationToken) {
     let mut tick = tokio::time::interval(EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut passed_over = HashMap::new();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             () = app.owed.notified() => {}
             _ = tick.tick() => {}
         }
-        if let Err(error) = pay(&app).await {
+        passed_over.retain(|_, until| *until > Instant::now());
+        if let Err(error) = pay(&app, &mut passed_over).await {
             tracing::warn!(error = ?error, "callbacks could not be kept; it is tried again");
         }
     }
 }
 
-/// Everything that is owed by now.
-async fn pay(app: &App) -> Result<()> {
+/// Everything that is owed by now, past those that cannot be kept.
+async fn pay(app: &App, passed_over: &mut HashMap<Key, Instant>) -> Result<()> {
+    let (mut after, mut failures) = (None, 0);
     loop {
-        let owed = app.store.owed_callbacks(SOME).await?;
-        let (mut accounts, mut settled) = (BTreeSet::new(), 0);
-        for key in &owed {
+        let owed = app.store.owed_callbacks(after.as_ref(), SOME).await?;
+        let mut accounts = BTreeSet::new();
+        for Owed { key, .. } in &owed {
+            if passed_over.contains_key(key) {
+                continue;
+            }
             match keep(app, key).await {
-                Ok(kept) => {
-                    settled += 1;
-                    if kept {
-                        accounts.insert(key.account.clone());
-                    }
+                Ok(true) => {
+                    accounts.insert(key.account.clone());
                 }
+                Ok(false) => {}
                 Err(error) => {
                     tracing::warn!(execution.id = %key.id, agent.id = %key.agent_id, error = ?error, "a callback could not be kept; it is tried again");
+                    let passing = error.kind.is_passing();
+                    let again = if passing { SOON } else { LATER };
+                    if passed_over.len() < MOST {
+                        passed_over.insert(key.clone(), Instant::now() + again);
+                    }
+                    failures += usize::from(passing);
+                    if failures >= ENOUGH {
+                        return Err(error);
+                    }
                 }
             }
         }
         for account in accounts {
             due(app, &account).await;
         }
-        if settled == 0 || owed.len() < SOME as usize {
+        if owed.len() < SOME as usize {
             return Ok(());
         }
+        after = owed.last().cloned();
     }
 }
 

@@ -32,6 +32,8 @@ pub struct Config {
     pub judge_every: Duration,
     /// Where webhooks may go beyond the public internet.
     pub webhooks: Openness,
+    /// Bodies of webhooks on their way have at most so many bytes together; a larger one goes alone.
+    pub webhook_bytes: u64,
 }
 
 impl Default for Config {
@@ -58,6 +60,7 @@ impl Default for Config {
             purge_every: Duration::from_secs(3600),
             judge_every: Duration::from_secs(5),
             webhooks: Openness::default(),
+            webhook_bytes: 64 << 20,
         }
     }
 }

@@ -62,7 +62,7 @@ pub async fn store(settings: &Settings, secrets: Secrets) -> Result<Store> {
     let told = &settings.store;
     let url = rows(settings)?;
     let config = store::Config::Postgres {
-        url,
+        url: url.into(),
         connections: told.connections.max(2),
     };
     let store = Store::open(&config, secrets).await?;

@@ -112,8 +112,13 @@ pub fn addresses(text: &str) -> Vec<String> {
 pub fn monitor(settings: &Settings) -> Result<monitor::Config> {
     let days = |days: u32| Duration::from_secs(u64::from(days) * 86_400);
     let told = &settings.monitor;
+    let webhook_bytes = settings.webhooks.in_flight_bytes;
+    if webhook_bytes < 1 << 20 {
+        bail!("webhooks.in_flight_bytes is {webhook_bytes}; allowed is at least 1048576");
+    }
     Ok(monitor::Config {
         webhooks: webhooks(settings)?,
+        webhook_bytes,
         retention: days(told.retention_days),
         minutes: days(told.minutes_days),
         hours: days(told.hours_days),
@@ -169,6 +174,7 @@ fn networks(setting: &str, text: &str) -> Result<Vec<domain::egress::Rule>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::settings;
 
     #[test]
     fn labels_are_names_and_values() {
@@ -186,6 +192,20 @@ mod tests {
             assert!(labels(bad).is_err(), "{bad}");
         }
     }
+
+    #[test]
+    fn bodies_on_their_way_have_a_budget() {
+        let mut settings = settings::load(settings::Overrides::default()).expect("the defaults");
+        let config = monitor(&settings).expect("the default");
+        assert_eq!(config.webhook_bytes, 64 << 20);
+        settings.webhooks.in_flight_bytes = 1000;
+        let refused = monitor(&settings).expect_err("too few").to_string();
+        assert!(
+            refused.contains("webhooks.in_flight_bytes is 1000; allowed is at least"),
+            "{refused}"
+        );
+    }
+
     #[test]
     fn cores_are_some_or_any() {
         assert_eq!(cores(0.0).expect("any"), None);

@@ -1,6 +1,7 @@
 //! What Phalanx is told: `default.toml`, a file over it, the environment over that, the command line over all.
 
 use anyhow::{Context, Result, bail};
+use domain::Secret;
 use serde::Deserialize;
 use std::{
     net::SocketAddr,
@@ -14,7 +15,7 @@ const DEFAULTS: &str = include_str!("../default.toml");
 pub struct Settings {
     pub listen: SocketAddr,
     pub data_dir: PathBuf,
-    pub master_key: String,
+    pub master_key: Secret,
     pub master_key_file: String,
     pub region: String,
     pub public_url: String,
@@ -35,7 +36,7 @@ pub struct Settings {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Store {
-    pub url: String,
+    pub url: Secret,
     pub url_file: String,
     pub users: String,
     pub connections: u32,
@@ -44,7 +45,7 @@ pub struct Store {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Bus {
-    pub url: String,
+    pub url: Secret,
     pub url_file: String,
     pub credentials: String,
     pub root_certificates: String,
@@ -187,6 +188,7 @@ pub struct Monitor {
 #[serde(deny_unknown_fields)]
 pub struct Webhooks {
     pub private: String,
+    pub in_flight_bytes: u64,
 }
 
 /// What the command line overrides.
@@ -253,6 +255,27 @@ mod tests {
     fn the_defaults_are_complete() {
         let settings = load(Overrides::default()).expect("the embedded file is complete");
         assert_eq!(settings.listen.port(), 8080);
+    }
+
+    #[test]
+    fn no_secret_is_printed() {
+        let mut settings = load(Overrides::default()).expect("the defaults");
+        settings.master_key = "planted".into();
+        settings.store.url = "postgres://me:planted@host/rows".into();
+        settings.bus.url = "nats://me:planted@host:4222".into();
+        let rows = store::Config::Postgres {
+            url: settings.store.url.clone(),
+            connections: 2,
+        };
+        let bus = bus::nats::Config::new([settings.bus.url.to_string()]);
+        for printed in [
+            format!("{settings:?}"),
+            format!("{settings:#?}"),
+            format!("{rows:?}"),
+            format!("{bus:?}"),
+        ] {
+            assert!(!printed.contains("planted"), "{printed}");
+        }
     }
 
     #[test]

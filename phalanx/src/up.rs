@@ -21,10 +21,10 @@ const REQUESTS: usize = 65_536;
 
 pub async fn run(settings: Settings, exporter: &mut Exporter) -> Result<()> {
     let elsewhere = [
-        ("store.url", &settings.store.url),
-        ("store.url_file", &settings.store.url_file),
-        ("bus.url", &settings.bus.url),
-        ("bus.url_file", &settings.bus.url_file),
+        ("store.url", &*settings.store.url),
+        ("store.url_file", &*settings.store.url_file),
+        ("bus.url", &*settings.bus.url),
+        ("bus.url_file", &*settings.bus.url_file),
     ];
     if let Some((name, _)) = elsewhere.iter().find(|(_, value)| !value.is_empty()) {
         bail!(

@@ -22,7 +22,7 @@ async fn main() -> domain::Result<()> {
     std::fs::create_dir_all(&directory).expect("a directory for the database");
     let config = match std::env::args().nth(1) {
         Some(url) => Config::Postgres {
-            url,
+            url: url.into(),
             connections: 8,
         },
         None => Config::Sqlite {

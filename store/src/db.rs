@@ -5,7 +5,7 @@
 //! a pool's are asked whether they live whenever they are taken and given back.
 
 use crate::{blobs::Blobs, clock::Clock, seal::Secrets, write::Writer};
-use domain::{Error, Kind, Result, Timestamp};
+use domain::{Error, Kind, Result, Secret, Timestamp};
 use sqlx::{
     Connection as _, PgPool, SqlitePool,
     migrate::{Migration, MigrationType, Migrator},
@@ -23,7 +23,7 @@ pub enum Config {
         path: PathBuf,
     },
     Postgres {
-        url: String,
+        url: Secret,
         connections: u32,
     },
 }
@@ -298,6 +298,11 @@ pub(crate) fn migrator() -> Migrator {
             21,
             "system_lock",
             include_str!("../migrations/0021_system_lock.sql"),
+        ),
+        (
+            22,
+            "due_in_turn",
+            include_str!("../migrations/0022_due_in_turn.sql"),
         ),
     ];
     let migrations = texts.into_iter().map(|(version, name, text)| {

@@ -1,5 +1,6 @@
 //! Webhooks on their way, every attempt to deliver them, and receivers that said that they are gone.
 
+mod due;
 pub(crate) mod keep;
 mod list;
 
@@ -13,6 +14,8 @@ use domain::{
     webhook::Status,
 };
 
+pub use due::{Looked, Shares, Turn};
+pub use keep::Owed;
 pub use list::Filter;
 
 /// One message to one receiver.
@@ -64,6 +67,16 @@ pub struct Due {
     pub account: AccountId,
     pub host: String,
     pub attempts: u32,
+    pub tried_before: u32,
+    /// Of its body.
+    pub bytes: u32,
+}
+
+/// One that is due and holds what we never wrote.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unreadable {
+    pub id: String,
+    pub why: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,40 +133,14 @@ fn delivery(row: Row) -> Result<Delivery> {
     })
 }
 
-/// How many of one look belong to one account, and of those to one host.
-#[derive(Debug, Clone, Copy)]
-pub struct Shares {
-    pub of_account: u32,
-    pub of_host: u32,
-    pub all: u32,
-}
-
 impl Store {
-    /// Of all accounts in turn, and of each account's receivers in turn: whoever has many due hides nobody who has one.
-    pub async fn due_deliveries(&self, now: Timestamp, shares: Shares) -> Result<Vec<Due>> {
-        let sql = "SELECT id, account, host, attempts FROM (\
-               SELECT h.*, ROW_NUMBER() OVER (PARTITION BY account ORDER BY place, due_at, id) AS turn FROM (\
-                 SELECT id, account, host, attempts, due_at, ROW_NUMBER() OVER (PARTITION BY account, host ORDER BY due_at, id) AS place \
-                 FROM deliveries WHERE due_at IS NOT NULL AND due_at <= $1) AS h WHERE place <= $2) AS t \
-             WHERE turn <= $3 ORDER BY turn, due_at, id LIMIT $4";
-        let rows: Vec<(String, String, String, i64)> =
-            read!(self, pool => sqlx::query_as(sql).bind(now.0).bind(i64::from(shares.of_host)).bind(i64::from(shares.of_account))
-                .bind(i64::from(shares.all)).fetch_all(pool).await)
-            .map_err(failed)?;
-        let due = |(id, account, host, attempts): (String, String, String, i64)| {
-            Ok(Due {
-                id: parsed(&id, "delivery id")?,
-                account: parsed(&account, "account")?,
-                host,
-                attempts: u32::try_from(attempts).unwrap_or(u32::MAX),
-            })
-        };
-        rows.into_iter().map(due).collect()
-    }
-
     /// Begins its next attempt; whoever takes it and dies is followed at `again_at`. `None`: somebody else took it, or its receiver is
-    /// gone and it is over.
-    pub async fn take_delivery(&self, one: &Due, again_at: Timestamp) -> Result<Option<Delivery>> {
+    /// gone and it is over. Of one that cannot be read the attempt has begun all the same.
+    pub async fn take_delivery(
+        &self,
+        one: &Due,
+        again_at: Timestamp,
+    ) -> Result<Option<Result<Delivery, Unreadable>>> {
         let take = sqlx::AssertSqlSafe(format!(
             "UPDATE deliveries SET attempts = attempts + 1, due_at = $3 WHERE id = $1 AND attempts = $2 AND status = 'pending' AND NOT {GONE} \
              RETURNING {COLUMNS}, body"
@@ -169,7 +156,21 @@ impl Store {
             }
             Ok(taken)
         }.await);
-        taken.map_err(failed)?.map(delivery).transpose()
+        let unreadable = |why: String| {
+            let id = one.id.to_string();
+            Ok(Some(Err(Unreadable { id, why })))
+        };
+        match taken {
+            Ok(None) => Ok(None),
+            Ok(Some(row)) => match delivery(row) {
+                Ok(taken) => Ok(Some(Ok(taken))),
+                Err(error) => unreadable(error.message),
+            },
+            Err(sqlx::Error::ColumnDecode { index, .. }) => {
+                unreadable(format!("a row holds a bad column {index}"))
+            }
+            Err(error) => Err(failed(error)),
+        }
     }
 
     /// What signs a delivery now: with an agent's secret, for some time, the one before it.

@@ -259,7 +259,7 @@ async fn postgres_finds_an_execution_by_its_key_whatever_it_knows() {
     made.expect("a schema");
     let mark = if url.contains('?') { '&' } else { '?' };
     let config = Config::Postgres {
-        url: format!("{url}{mark}options=-csearch_path%3D{schema}"),
+        url: format!("{url}{mark}options=-csearch_path%3D{schema}").into(),
         connections: 2,
     };
     let store = Store::open(&config, Secrets::new(&[7; 32]).expect("32 bytes"))

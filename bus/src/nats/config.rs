@@ -3,11 +3,12 @@
 use std::{path::PathBuf, time::Duration};
 
 use crate::message::Limits;
+use domain::Secret;
 
 #[derive(Debug, Clone)]
 pub struct Config {
     /// `nats://host:4222` or `tls://…`; a user and password or a token may stand before the host, the same for all.
-    pub servers: Vec<String>,
+    pub servers: Vec<Secret>,
     /// Shown by the server's own monitoring.
     pub name: String,
     /// A `.creds` file (JWT and nkey).
@@ -34,7 +35,10 @@ pub struct Config {
 impl Config {
     pub fn new(servers: impl IntoIterator<Item = impl Into<String>>) -> Self {
         Self {
-            servers: servers.into_iter().map(Into::into).collect(),
+            servers: servers
+                .into_iter()
+                .map(|server| server.into().into())
+                .collect(),
             name: "phalanx".to_owned(),
             credentials: None,
             root_certificates: None,

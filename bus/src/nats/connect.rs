@@ -58,13 +58,11 @@ pub(super) async fn connect(
 }
 
 /// The library ignores who stands in an address, so that is said to it aside.
-fn addresses(servers: &[String]) -> Result<(Vec<ServerAddr>, Option<Login>)> {
+fn addresses(servers: &[domain::Secret]) -> Result<(Vec<ServerAddr>, Option<Login>)> {
     let mut addresses = Vec::with_capacity(servers.len());
     let mut found = None;
     for server in servers {
-        let shown = server
-            .rsplit_once('@')
-            .map_or(server.as_str(), |(_, host)| host);
+        let shown = server.rsplit_once('@').map_or(&**server, |(_, host)| host);
         let refused = |error: &dyn std::fmt::Display| {
             Error::Setup(format!(
                 "the NATS address with {shown:?} cannot be read: {error}"

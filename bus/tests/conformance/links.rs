@@ -62,7 +62,7 @@ async fn over_tls_with_a_certificate_of_ones_own() -> Result<(), Error> {
     works(tls(&server, &ca, Some(&ours))).await?;
     // The server asks for it, so the scheme need not say it.
     let unsaid = nats::Config {
-        servers: vec![server.url("nats", "")],
+        servers: vec![server.url("nats", "").into()],
         ..tls(&server, &ca, Some(&ours))
     };
     works(unsaid).await?;
@@ -88,7 +88,12 @@ async fn over_tls_with_a_certificate_of_ones_own() -> Result<(), Error> {
     );
     // The certificate is of 127.0.0.1 alone.
     let renamed = nats::Config {
-        servers: vec![server.url("tls", "").replace("127.0.0.1", "localhost")],
+        servers: vec![
+            server
+                .url("tls", "")
+                .replace("127.0.0.1", "localhost")
+                .into(),
+        ],
         ..tls(&server, &ca, Some(&ours))
     };
     let why = refused(renamed, &[]).await;

@@ -425,7 +425,7 @@ async fn a_callback_is_owed_from_the_acceptance_on() {
             "{again}: {answer:?}"
         );
     }
-    let owed = world.store.owed_callbacks(10).await.expect("rows");
+    let owed = world.store.owed_callbacks(None, 10).await.expect("rows");
     assert!(owed.is_empty(), "it has not ended: {owed:?}");
     let list = world.get("/api/v1/agents/mine/callbacks").await;
     assert_eq!(list.body["pagination"]["total"], 0, "{list:?}");

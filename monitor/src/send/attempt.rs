@@ -2,6 +2,7 @@
 //!
 //! The address that is checked is the one that is connected; nobody is followed elsewhere, and no answer is read.
 
+use super::resolve::{Looks, Resolver};
 use domain::{
     Result, Timestamp,
     webhook::{self, Ended, Next, Openness, Status},
@@ -20,11 +21,21 @@ const ANSWERED_WITHIN: Duration = Duration::from_secs(15);
 /// All that a tenant learns of an address that is not public, and of a name that has none: else they could look around in our network.
 const REFUSED: &str = "the receiver's host has no address that webhooks may go to";
 
+/// What an attempt is made with. Cheap to clone.
+#[derive(Clone)]
+pub struct Means {
+    pub store: Store,
+    pub openness: Openness,
+    pub resolver: Resolver,
+}
+
 /// Why nobody answered: for the tenant, and for the operator.
 #[derive(Debug, PartialEq, Eq)]
 struct Why {
     shown: String,
     kept: String,
+    /// Nor will anybody.
+    over: bool,
 }
 
 impl Why {
@@ -32,29 +43,24 @@ impl Why {
         Self {
             kept: why.clone(),
             shown: why,
+            over: false,
         }
     }
 
     fn refused(why: String) -> Self {
         Self {
-            shown: REFUSED.to_owned(),
             kept: why,
+            ..Self::shown(REFUSED.to_owned())
         }
     }
 }
 
-pub async fn make(store: &Store, openness: &Openness, one: &Delivery) -> Result<()> {
+/// Returns when nothing of it is left, a resolver that takes its time included.
+pub async fn make(means: &Means, mut one: Delivery) -> Result<()> {
+    let store = &means.store;
     let (begun, at) = (Instant::now(), store.now());
-    let sent = async {
-        // What cannot be opened now may be, once the right master key is back.
-        let secrets = store.signing_secrets(one, at).await;
-        let secrets = secrets.map_err(|error| Why {
-            shown: "it cannot be signed now".to_owned(),
-            kept: error.to_string(),
-        })?;
-        send(openness, one, &secrets, at).await
-    };
-    let sent = tokio::time::timeout(ANSWERED_WITHIN, sent);
+    let mut looks = Looks::new();
+    let sent = tokio::time::timeout(ANSWERED_WITHIN, send(means, &mut one, at, &mut looks));
     let (ended, why) = match sent.await {
         Ok(Ok((status, retry_after))) => (
             Ended::Answered {
@@ -63,6 +69,7 @@ pub async fn make(store: &Store, openness: &Openness, one: &Delivery) -> Result<
             },
             None,
         ),
+        Ok(Err(why)) if why.over => (Ended::Impossible, Some(why)),
         Ok(Err(why)) => (Ended::Broken, Some(why)),
         Err(_) => {
             let why = format!("no answer within {} s", ANSWERED_WITHIN.as_secs());
@@ -75,7 +82,7 @@ pub async fn make(store: &Store, openness: &Openness, one: &Delivery) -> Result<
         duration_ms: u32::try_from(begun.elapsed().as_millis()).unwrap_or(u32::MAX),
         status: match ended {
             Ended::Answered { status, .. } => Some(status),
-            Ended::Broken => None,
+            Ended::Broken | Ended::Impossible => None,
         },
         error: why.as_ref().map(|why| why.shown.clone()),
     };
@@ -89,19 +96,33 @@ pub async fn make(store: &Store, openness: &Openness, one: &Delivery) -> Result<
         let reason = why.map(|why| why.kept);
         tracing::info!(delivery.id = %one.id, attempt = made.attempt, answer = made.status, reason, status = %status, "a webhook was not taken");
     }
-    store.attempted(one, &made, status, due_at).await?;
-    Ok(())
+    let kept = store.attempted(&one, &made, status, due_at).await;
+    while looks.join_next().await.is_some() {}
+    kept.map(drop)
 }
 
 /// The answer's status, and for how long the receiver wants to be left alone.
 async fn send(
-    openness: &Openness,
-    one: &Delivery,
-    secrets: &[String],
+    means: &Means,
+    one: &mut Delivery,
     at: Timestamp,
+    looks: &mut Looks,
 ) -> Result<(u16, Option<Duration>), Why> {
-    let url = webhook::target(&one.url, openness).map_err(Why::refused)?;
-    let client = client(&url, &addresses(&url, openness).await?)?;
+    // What cannot be opened now may be, once the right master key is back.
+    let secrets = means.store.signing_secrets(one, at).await;
+    let secrets = secrets.map_err(|error| Why {
+        kept: error.to_string(),
+        ..Why::shown("it cannot be signed now".to_owned())
+    })?;
+    if secrets.is_empty() {
+        return Err(Why {
+            over: true,
+            ..Why::shown("nobody can sign it any more: its agent is gone".to_owned())
+        });
+    }
+    let url = webhook::target(&one.url, &means.openness).map_err(Why::refused)?;
+    let found = addresses(&url, &means.openness, &means.resolver, looks).await?;
+    let client = client(&url, &found)?;
     let secrets: Vec<&str> = secrets.iter().map(String::as_str).collect();
     let signature = webhook::signature(&secrets, one.id.as_str(), at, &one.body);
     let signature = signature.map_err(Why::shown)?;
@@ -111,7 +132,8 @@ async fn send(
         .header("webhook-id", one.id.as_str())
         .header("webhook-timestamp", at.0.div_euclid(1000))
         .header("webhook-signature", signature)
-        .body(one.body.clone())
+        // It may be large: there is no second one.
+        .body(std::mem::take(&mut one.body))
         .send()
         .await
         .map_err(|error| Why::shown(reason(&error)))?;
@@ -121,7 +143,12 @@ async fn send(
 }
 
 /// Those of the host's addresses that may be connected.
-async fn addresses(url: &Url, openness: &Openness) -> Result<Vec<SocketAddr>, Why> {
+async fn addresses(
+    url: &Url,
+    openness: &Openness,
+    resolver: &Resolver,
+    looks: &mut Looks,
+) -> Result<Vec<SocketAddr>, Why> {
     let found: Vec<SocketAddr> = match url.domain() {
         // Literals need nobody to resolve them.
         None => url
@@ -129,10 +156,12 @@ async fn addresses(url: &Url, openness: &Openness) -> Result<Vec<SocketAddr>, Wh
             .map_err(|_| Why::refused("the address cannot be read".to_owned()))?,
         Some(name) => {
             let port = url.port_or_known_default().unwrap_or(443);
-            let found = tokio::net::lookup_host((name, port)).await;
-            found
-                .map_err(|error| Why::refused(format!("{name} cannot be resolved: {error}")))?
-                .collect()
+            let Some(found) = resolver.resolve((name, port), looks).await else {
+                let within = resolver.within.as_secs_f64();
+                let why = format!("the receiver's name was not resolved within {within} s");
+                return Err(Why::shown(why));
+            };
+            found.map_err(|error| Why::refused(format!("{name} cannot be resolved: {error}")))?
         }
     };
     let mut why = "the host has no address".to_owned();
@@ -189,7 +218,13 @@ fn reason(error: &reqwest::Error) -> String {
     } else {
         "the request broke"
     };
-    let words: String = inner.to_string().chars().take(200).collect();
+    // Postgres keeps no text with a NUL.
+    let words = inner.to_string();
+    let words: String = words
+        .chars()
+        .filter(|one| !one.is_control())
+        .take(200)
+        .collect();
     if words.contains("://") {
         what.to_owned()
     } else {
@@ -209,18 +244,22 @@ mod tests {
     #[tokio::test]
     async fn a_name_is_refused_for_what_it_resolves_to() {
         let here = url("https://localhost:8443/");
-        let refused = addresses(&here, &Openness::default()).await;
+        let (closed, system) = (Openness::default(), Resolver::default());
+        let mut looks = Looks::new();
+        let refused = addresses(&here, &closed, &system, &mut looks).await;
         let why = refused.expect_err("loopback");
         assert!(why.kept.contains("not a public address"), "{why:?}");
         // The tenant learns neither the address nor whether there is one.
-        let unknown = addresses(&url("https://nobody.invalid/"), &Openness::default()).await;
+        let nobody = url("https://nobody.invalid/");
+        let unknown = addresses(&nobody, &closed, &system, &mut looks).await;
         assert_eq!(unknown.expect_err("no such name").shown, why.shown);
         assert_eq!(why.shown, REFUSED);
         let opened = ["127.0.0.0/8:*", "[::1]:*"].map(|rule| rule.parse().expect("a rule"));
         let opened = Openness {
             private: opened.into(),
         };
-        let found = addresses(&here, &opened).await.expect("opened");
+        let found = addresses(&here, &opened, &system, &mut looks).await;
+        let found = found.expect("opened");
         assert!(found.iter().all(|one| one.ip().is_loopback()), "{found:?}");
     }
 

@@ -19,7 +19,7 @@ pub const EXECUTION_WITHIN: Duration = Duration::from_secs(28_800 + 120);
 pub struct Api {
     client: Client,
     base: String,
-    key: String,
+    key: domain::Secret,
     pub json: bool,
 }
 
@@ -54,7 +54,7 @@ impl Api {
         Ok(Self {
             client,
             base,
-            key: key(global)?,
+            key: key(global)?.into(),
             json: global.json,
         })
     }
@@ -102,7 +102,7 @@ impl Api {
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.client
             .request(method, format!("{}{path}", self.base))
-            .bearer_auth(&self.key)
+            .bearer_auth(&*self.key)
     }
 
     async fn body(&self, request: RequestBuilder) -> Result<Body, Trouble> {

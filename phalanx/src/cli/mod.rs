@@ -35,7 +35,7 @@ pub struct Global {
     pub url: String,
     /// The API key; without one the file admin.key of the data directory is read
     #[arg(long, env = "PHALANX_KEY", hide_env_values = true, global = true)]
-    pub key: Option<String>,
+    pub key: Option<domain::Secret>,
     /// The server's data directory on this machine [default: ~/.phalanx]
     #[arg(long, env = "PHALANX_DATA_DIR", value_name = "DIR", global = true)]
     pub data_dir: Option<PathBuf>,

@@ -15,6 +15,13 @@ pub(crate) const INSERT: &str = "INSERT INTO deliveries (id, account, subject, e
 pub(crate) const WITHHELD: &str =
     "UPDATE gone_receivers SET used_at = $4 WHERE account = $1 AND owner = $2 AND url = $3";
 
+/// An execution whose caller was not told yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owed {
+    pub key: Key,
+    pub completed_at: Timestamp,
+}
+
 /// Inserts one in a transaction of either engine.
 macro_rules! insert {
     ($transaction:expr, $new:expr) => {{
@@ -53,20 +60,28 @@ macro_rules! insert {
 pub(crate) use insert;
 
 impl Store {
-    /// Executions that have ended and whose callers were not told yet, the first end first.
-    pub async fn owed_callbacks(&self, limit: u32) -> Result<Vec<Key>> {
-        let sql = "SELECT account, agent_id, id FROM executions WHERE callback_owed IS NOT NULL AND completed_at IS NOT NULL ORDER BY completed_at LIMIT $1";
-        let rows: Vec<(String, String, String)> =
-            read!(self, pool => sqlx::query_as(sql).bind(i64::from(limit)).fetch_all(pool).await)
+    /// Executions that have ended and whose callers were not told yet, the first end first, from after `after` on.
+    pub async fn owed_callbacks(&self, after: Option<&Owed>, limit: u32) -> Result<Vec<Owed>> {
+        let sql = "SELECT account, agent_id, id, completed_at FROM executions WHERE callback_owed IS NOT NULL AND completed_at IS NOT NULL \
+             AND completed_at >= $1 AND (completed_at, account, agent_id, id) > ($1, $2, $3, $4) ORDER BY completed_at, account, agent_id, id LIMIT $5";
+        let (at, (account, agent, id)) = match after {
+            Some(owed) => (owed.completed_at.0, owed.key.words()),
+            None => (i64::MIN, ("", "", "")),
+        };
+        let rows: Vec<(String, String, String, i64)> =
+            read!(self, pool => sqlx::query_as(sql).bind(at).bind(account).bind(agent).bind(id).bind(i64::from(limit)).fetch_all(pool).await)
                 .map_err(failed)?;
-        let key = |(account, agent, id): (String, String, String)| {
-            Ok(Key {
-                account: parsed(&account, "account")?,
-                agent_id: parsed(&agent, "agent id")?,
-                id: parsed(&id, "execution id")?,
+        let owed = |(account, agent, id, at): (String, String, String, i64)| {
+            Ok(Owed {
+                key: Key {
+                    account: parsed(&account, "account")?,
+                    agent_id: parsed(&agent, "agent id")?,
+                    id: parsed(&id, "execution id")?,
+                },
+                completed_at: Timestamp(at),
             })
         };
-        rows.into_iter().map(key).collect()
+        rows.into_iter().map(owed).collect()
     }
 
     /// Keeps what an execution's caller is told, once. `None` for `new`: there is nothing to tell any more. `false`: it was kept before.

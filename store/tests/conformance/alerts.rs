@@ -10,14 +10,8 @@ use std::time::Duration;
 use store::{
     Store,
     alerts::{Filter, Kept, KeptPolicy},
-    deliveries::{New, Shares},
+    deliveries::New,
     leases::{Lease, ROLLER},
-};
-
-pub const ALL: Shares = Shares {
-    of_account: 10,
-    of_host: 10,
-    all: 10,
 };
 
 pub fn one(n: u128, name: &str) -> Kept {
@@ -103,7 +97,13 @@ pub async fn one_open_alert_a_rule_by_whoever_read_last(store: &Store) -> Result
     told.alert.level = 1;
     let sent = [message(1, &told, "https://a.example/")];
     assert!(!store.write_alert(&lease, &told, &sent).await?);
-    assert!(store.due_deliveries(Timestamp(9999), ALL).await?.is_empty());
+    assert!(
+        store
+            .due_deliveries(Timestamp(9999), 10)
+            .await?
+            .due
+            .is_empty()
+    );
     let read = store
         .alert(&first.account, &first.id)
         .await?

@@ -16,7 +16,7 @@ const ESCAPED: &str = "s3cr3t%40%2F%3A%25%21";
 
 async fn open(url: &str) -> Result<Store> {
     let config = Config::Postgres {
-        url: url.to_owned(),
+        url: url.into(),
         connections: 2,
     };
     Store::open(&config, secrets()).await

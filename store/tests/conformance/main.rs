@@ -8,6 +8,7 @@ mod alerts;
 mod blobs;
 mod deliveries;
 mod deployments;
+mod due;
 mod executions;
 mod groups;
 mod health;
@@ -94,10 +95,10 @@ conformance! {
     deliveries:
         a_delivery_is_attempted_by_one_until_it_is_over,
         a_callback_is_kept_once_with_the_end,
+        whoever_cannot_be_told_is_gone_past,
         callbacks_are_listed_and_sent_again,
         who_is_gone_is_sent_nothing_until_asked_anew,
         a_policy_that_is_put_anew_has_its_receivers_back,
-        everybody_has_a_turn,
         attempts_go_with_their_deliveries,
         two_secrets_sign_for_a_while;
     rollups:
@@ -183,6 +184,10 @@ macro_rules! shared {
 }
 
 shared! {
+    due:
+        receivers_have_their_turns,
+        a_row_that_cannot_be_sent_is_over_and_holds_up_nobody,
+        a_look_costs_the_same_however_many_are_due;
     sealed:
         taken_over_to_another_key,
         without_a_key_nothing_is_lost,

@@ -59,7 +59,7 @@ impl World {
         statement(&url, &format!("CREATE SCHEMA {schema}")).await;
         let mark = if url.contains('?') { '&' } else { '?' };
         let config = Config::Postgres {
-            url: format!("{url}{mark}options=-csearch_path%3D{schema}"),
+            url: format!("{url}{mark}options=-csearch_path%3D{schema}").into(),
             connections: 4,
         };
         Self {
@@ -73,6 +73,23 @@ impl World {
     /// The same rows, for whoever has these secrets.
     pub async fn another(&self, secrets: Secrets) -> Store {
         Store::open(&self.config, secrets).await.expect("opens")
+    }
+
+    /// What nobody's code would write.
+    pub async fn write(&self, sql: &str) {
+        match &self.config {
+            Config::Sqlite { path } => {
+                use sqlx::{ConnectOptions as _, Connection as _};
+                let options = sqlx::sqlite::SqliteConnectOptions::new().filename(path);
+                let mut connection = options.connect().await.expect("opens");
+                sqlx::raw_sql(sqlx::AssertSqlSafe(sql.to_owned()))
+                    .execute(&mut connection)
+                    .await
+                    .expect("written");
+                connection.close().await.expect("closes");
+            }
+            Config::Postgres { url, .. } => statement(url, sql).await,
+        }
     }
 
     pub async fn close(self) {
@@ -91,10 +108,10 @@ async fn statement(url: &str, sql: &str) {
     let mut connection = sqlx::PgConnection::connect(url)
         .await
         .unwrap_or_else(|error| panic!("the server of {POSTGRES} cannot be reached: {error}"));
-    sqlx::query(sqlx::AssertSqlSafe(sql.to_owned()))
+    sqlx::raw_sql(sqlx::AssertSqlSafe(sql.to_owned()))
         .execute(&mut connection)
         .await
-        .expect("the test's schema");
+        .expect("the test's statement");
     connection.close().await.expect("closes");
 }
 

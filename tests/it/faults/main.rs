@@ -7,5 +7,6 @@ mod leaving;
 mod lost_node;
 mod rolling;
 mod rollouts;
+mod spoilt;
 mod storm;
 mod webhooks;
