@@ -4,6 +4,7 @@
 mod agents;
 mod alerts;
 mod blobs;
+mod burst;
 mod callbacks;
 mod causes;
 mod dead_letters;
