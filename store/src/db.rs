@@ -299,6 +299,11 @@ pub(crate) fn migrator() -> Migrator {
             "system_lock",
             include_str!("../migrations/0021_system_lock.sql"),
         ),
+        (
+            23,
+            "starts_and_looks",
+            include_str!("../migrations/0023_starts_and_looks.sql"),
+        ),
     ];
     let migrations = texts.into_iter().map(|(version, name, text)| {
         let text = sqlx::SqlStr::from_static(text);
