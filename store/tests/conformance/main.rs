@@ -16,6 +16,7 @@ mod leases;
 mod links;
 mod logs;
 mod nodes;
+mod plans;
 mod rollouts;
 mod rollups;
 mod s3;
