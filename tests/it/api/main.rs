@@ -9,6 +9,7 @@ mod callbacks;
 mod causes;
 mod dead_letters;
 mod deployments;
+mod documented;
 mod environments;
 mod executions;
 mod health;
