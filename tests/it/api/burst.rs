@@ -19,6 +19,8 @@ const CALLERS: usize = 160;
 const HANDED_IN: usize = 80;
 /// Callers of the others, who go round them.
 const WALKERS: usize = 8;
+/// How long a call may wait: on a slow machine too, nobody is to be refused for that.
+const PATIENCE_S: u64 = 110;
 const SOON: Duration = Duration::from_secs(120);
 
 /// Each of its starts holds a turn for a while without a processor, so that whoever has to stand behind a burst of them shows it.
@@ -41,12 +43,15 @@ fn other(n: usize) -> String {
 
 async fn deploy_all(client: &Client) {
     let burster = json!({
-        "agent_code": {"configuration": {"concurrent_executions": 1, "warm_start": false}},
+        "agent_code": {"configuration": {"concurrent_executions": 1, "warm_start": false, "timeout": PATIENCE_S}},
         "deployment_config": scaling(MOST),
     });
     client.deploy_source("burster", BURSTER, burster).await;
     let deploys = (0..OTHERS).map(|n| async move {
-        let changes = json!({"deployment_config": scaling(2)});
+        let changes = json!({
+            "agent_code": {"configuration": {"timeout": PATIENCE_S}},
+            "deployment_config": scaling(2),
+        });
         client
             .deploy_source(&other(n), fixtures::ECHO, changes)
             .await
