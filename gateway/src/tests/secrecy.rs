@@ -77,6 +77,8 @@ async fn asked(world: &World, key: &str, method: &str, path: &str) -> (Answer, V
     let answer = world.send(request).await;
     // What a change leaves in the audit is written before its answer. Some are asked side by side.
     let mut statements = std::mem::take(&mut *said());
+    // The sweep of owed callbacks looks by itself, once a second.
+    statements.retain(|statement| !statement.contains("callback_owed IS NOT NULL"));
     statements.sort_unstable();
     (answer, statements)
 }
