@@ -127,12 +127,18 @@ pub fn minutes(minutes: f64) -> Duration {
     Duration::try_from_secs_f64(minutes.max(0.0) * 60.0).unwrap_or(Duration::MAX)
 }
 
-/// What ended in one minute, of all versions of an agent.
+/// What ended in one minute (or in another span, where figures are asked for), of all versions of an agent.
 #[derive(Debug, Clone, Default)]
 pub struct Minute {
     pub cell: Cell,
     /// The largest peak of memory, as a share of what its version may use.
     pub memory: Option<f64>,
+}
+
+impl From<Cell> for Minute {
+    fn from(cell: Cell) -> Self {
+        Self { cell, memory: None }
+    }
 }
 
 impl Minute {

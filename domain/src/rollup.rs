@@ -116,6 +116,12 @@ impl Cell {
         self.completed + self.bad()
     }
 
+    /// Of the time that executions ran, the part that a processor worked for them: one that computes on several all the time has all of it.
+    pub fn cpu_share(&self) -> Option<f64> {
+        let measured = self.cpu.count > 0 && self.duration.sum > 0.0;
+        measured.then(|| (self.cpu.sum / self.duration.sum).min(1.0))
+    }
+
     pub fn add(&mut self, ended: &Ended) {
         match ended.status {
             Status::Completed => self.completed += 1,

@@ -60,6 +60,12 @@ impl App {
     pub fn endpoint_of(&self, agent: &domain::id::AgentId) -> String {
         format!("{}/execute", self.agent_url(agent))
     }
+
+    /// Where people look at its figures, where this installation has such a page.
+    pub fn dashboard_of(&self, agent: &domain::id::AgentId) -> Option<String> {
+        let page = self.config.dashboard_url.as_ref()?;
+        Some(page.replace("{agent_id}", agent.as_str()))
+    }
 }
 
 impl Deref for App {

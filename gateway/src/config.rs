@@ -13,6 +13,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// What clients call us by, without a slash at the end; by default `http://` and the bound address.
     pub public_url: Option<String>,
+    /// Where people look at an agent's figures; `{agent_id}` stands for the agent.
+    pub dashboard_url: Option<String>,
     /// A word of keys and deployments.
     pub region: String,
     pub max_deploy_body_bytes: usize,
@@ -48,6 +50,7 @@ impl Default for Config {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
             public_url: None,
+            dashboard_url: None,
             region: "local".to_owned(),
             max_deploy_body_bytes: 64 * 1024 * 1024,
             max_execute_body_bytes: 32 * 1024 * 1024,

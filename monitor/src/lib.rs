@@ -7,6 +7,7 @@ mod alerts;
 mod config;
 mod grpc;
 mod look;
+mod memory;
 mod meter;
 mod query;
 mod retain;

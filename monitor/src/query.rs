@@ -6,11 +6,13 @@
 //! which anything completed or failed where at least one execution completed.
 
 use crate::{
+    memory::Limits,
     summarize,
     tail::{self, Recent, Tail},
 };
 use domain::{
     Error, Result, Timestamp,
+    alert::Minute,
     id::{AccountId, AgentId},
     metrics::{Granularity, Range},
     rollup::{Cell, Span},
@@ -66,23 +68,30 @@ async fn answer(store: &Store, recent: &Recent, asked: Asked<'_>) -> Result<Quer
         to: range.end,
     };
     kept(store, &recent.position, &which, range.granularity).await?;
-    let mut cells: BTreeMap<usize, Cell> = BTreeMap::new();
-    let mut into = |at: Timestamp, add: &dyn Fn(&mut Cell)| {
+    let mut limits = Limits::default();
+    let mut cells: BTreeMap<usize, Minute> = BTreeMap::new();
+    let mut into = |at: Timestamp, part: Minute| {
         if let Some(at) = range.index(at) {
-            add(cells.entry(at).or_default());
+            cells.entry(at).or_default().merge(&part);
         }
     };
     if asked.brief {
         for counts in store.counts_of(&which).await? {
-            into(counts.start, &|cell| cell.merge(&brief(&counts)));
+            into(counts.start, brief(&counts).into());
         }
     } else {
-        for (_, _, start, part) in store.cells_of(&which).await? {
-            into(start, &|cell| cell.merge(&part));
+        for (_, version, start, cell) in store.cells_of(&which).await? {
+            let peak = cell.memory_peak_mb;
+            let memory = limits.share(store, asked.account, &version, peak).await?;
+            into(start, Minute { cell, memory });
         }
     }
-    for (_, ended) in recent.of_agent(asked.account, asked.agent) {
-        into(ended.completed_at, &|cell| cell.add(ended));
+    for (version, ended) in recent.of_agent(asked.account, asked.agent) {
+        let mut cell = Cell::default();
+        cell.add(ended);
+        let peak = cell.memory_peak_mb.filter(|_| !asked.brief);
+        let memory = limits.share(store, asked.account, version, peak).await?;
+        into(ended.completed_at, Minute { cell, memory });
     }
     let mut reply = reply(asked, &cells);
     if asked.brief {
@@ -148,11 +157,11 @@ pub fn brief(counts: &Counts) -> Cell {
     cell
 }
 
-fn reply(asked: Asked<'_>, cells: &BTreeMap<usize, Cell>) -> QueryReply {
+fn reply(asked: Asked<'_>, cells: &BTreeMap<usize, Minute>) -> QueryReply {
     let range = asked.range;
     let mut all = Cell::default();
     let (mut busy, mut up) = (0_u32, 0_u32);
-    for cell in cells.values() {
+    for Minute { cell, .. } in cells.values() {
         all.completed += cell.completed;
         all.failed += cell.bad();
         all.cancelled += cell.cancelled;
@@ -162,7 +171,7 @@ fn reply(asked: Asked<'_>, cells: &BTreeMap<usize, Cell>) -> QueryReply {
         up += u32::from(cell.completed > 0);
     }
     let step = range.granularity.millis();
-    let (empty, count) = (Cell::default(), range.buckets());
+    let (empty, count) = (Minute::default(), range.buckets());
     let first = if asked.brief {
         count - GLANCE.min(count)
     } else {
@@ -184,7 +193,8 @@ fn reply(asked: Asked<'_>, cells: &BTreeMap<usize, Cell>) -> QueryReply {
     }
 }
 
-fn bucket(start_ms: i64, cell: &Cell) -> Bucket {
+fn bucket(start_ms: i64, of: &Minute) -> Bucket {
+    let cell = &of.cell;
     let custom = cell.custom.iter();
     Bucket {
         start_ms,
@@ -198,6 +208,8 @@ fn bucket(start_ms: i64, cell: &Cell) -> Bucket {
         queue_avg_ms: cell.queue.mean(),
         queue_p95_ms: cell.queues.percentile(0.95),
         cpu_ms: cell.cpu.sum,
+        cpu_share: cell.cpu_share(),
+        memory_share: of.memory,
         memory_peak_mb: cell.memory_peak_mb,
         tokens: (cell.tokens.count > 0).then_some(cell.tokens.sum),
         custom: custom

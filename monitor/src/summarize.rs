@@ -2,6 +2,7 @@
 //! since some moment is answered from the executions of its first minute, then from the largest cells that fit.
 
 use crate::{
+    memory::Limits,
     query::brief,
     tail::{self, Recent, Tail},
 };
@@ -32,7 +33,7 @@ impl Asked<'_> {
     }
 }
 
-/// One per agent that has ended executions; the percentile where a version is named.
+/// One per agent that has ended executions; the percentile and shares where a version is named.
 pub async fn summarize(store: &Store, tail: &Tail, asked: Asked<'_>) -> Result<Vec<Summary>> {
     for _ in 0..tail::TRIES {
         let recent = tail.recent().await?;
@@ -47,17 +48,32 @@ pub async fn summarize(store: &Store, tail: &Tail, asked: Asked<'_>) -> Result<V
 /// As [`summarize`], beside what else is answered from the same moment.
 pub async fn summaries(store: &Store, recent: &Recent, asked: &Asked<'_>) -> Result<Vec<Summary>> {
     let cells = totals(store, recent, asked).await?;
-    let counted = cells.into_iter().filter(|(_, cell)| cell.total() > 0);
-    let summaries = counted.map(|(agent, cell)| Summary {
-        agent_id: agent.to_string(),
-        total: cell.total(),
-        failed: cell.bad(),
-        cancelled: cell.cancelled,
-        avg_ms: cell.duration.mean(),
-        p95_ms: asked.version.and_then(|_| cell.durations.percentile(0.95)),
-        first_ms: cell.first_at,
-    });
-    Ok(summaries.collect())
+    let mut limits = Limits::default();
+    let mut summaries = Vec::with_capacity(cells.len());
+    for (agent, cell) in cells {
+        if cell.total() == 0 {
+            continue;
+        }
+        let memory_share = match asked.version {
+            Some(version) => {
+                let peak = cell.memory_peak_mb;
+                limits.share(store, asked.account, version, peak).await?
+            }
+            None => None,
+        };
+        summaries.push(Summary {
+            agent_id: agent.to_string(),
+            total: cell.total(),
+            failed: cell.bad(),
+            cancelled: cell.cancelled,
+            avg_ms: cell.duration.mean(),
+            p95_ms: asked.version.and_then(|_| cell.durations.percentile(0.95)),
+            first_ms: cell.first_at,
+            cpu_share: asked.version.and_then(|_| cell.cpu_share()),
+            memory_share,
+        });
+    }
+    Ok(summaries)
 }
 
 async fn totals(

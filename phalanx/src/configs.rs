@@ -31,6 +31,7 @@ pub fn gateway(settings: &Settings) -> Result<gateway::Config> {
         listen: settings.listen,
         public_url: (!settings.public_url.is_empty())
             .then(|| settings.public_url.trim_end_matches('/').to_owned()),
+        dashboard_url: (!told.dashboard_url.is_empty()).then(|| told.dashboard_url.clone()),
         region: settings.region.clone(),
         max_deploy_body_bytes: settings.gateway.deploy_body_bytes,
         max_execute_body_bytes: settings.gateway.execute_body_bytes,

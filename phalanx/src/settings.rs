@@ -109,6 +109,7 @@ pub struct Gateway {
     pub tls_certificate: String,
     pub tls_key: String,
     pub cors_origins: String,
+    pub dashboard_url: String,
 }
 
 #[derive(Debug, Clone, Deserialize)]

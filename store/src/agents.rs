@@ -281,37 +281,30 @@ fn list_sql(filter: &Filter, (sort, descending): (Sort, bool)) -> String {
     };
     let order = if descending { "DESC" } else { "ASC" };
     // One agent costs the same, however many there are beside it.
-    let only = |table: &str| {
-        filter.agent_id.as_ref().map_or(String::new(), |_| {
-            format!(" AND {table}.incarnation = (SELECT incarnation FROM agents WHERE account = $1 AND agent_id = $6 AND deleted_at IS NULL)")
-        })
-    };
+    let one = filter
+        .agent_id
+        .as_ref()
+        .map_or("", |_| " AND a.agent_id = $6");
     format!(
-        "WITH newest AS (
-            SELECT d.incarnation, d.status, d.kind, d.updated_at, ROW_NUMBER() OVER (PARTITION BY d.incarnation ORDER BY d.created_at DESC, d.id DESC) AS place FROM deployments d WHERE d.account = $1{of_deployments}
-         ), known AS (
-            SELECT v.id, v.incarnation, v.spec, ROW_NUMBER() OVER (PARTITION BY v.incarnation ORDER BY
-                CASE WHEN t.routes LIKE '{{\"routes\":[{{\"version_id\":\"' || v.id || '%' THEN 0 WHEN t.routes LIKE '%' || v.id || '%' THEN 1 ELSE 2 END, v.created_at DESC, v.id DESC) AS place
-            FROM versions v LEFT JOIN traffic t ON t.incarnation = v.incarnation WHERE v.account = $1{of_versions}
-         ), l AS (
+        "WITH l AS (
             SELECT a.agent_id, a.incarnation, a.environment, a.name, a.created_by, a.created_at, k.id AS version_id, k.spec AS spec, t.routes AS routes,
                 CASE WHEN n.status = 'deploying' AND n.kind = 'delete' THEN 'deleting'
                      WHEN n.status = 'deploying' THEN 'deploying'
                      WHEN t.routes IS NOT NULL AND t.routes <> '{{\"routes\":[]}}' THEN 'active'
                      WHEN n.status = 'failed' THEN 'failed' ELSE 'inactive' END AS status,
                 CASE WHEN n.updated_at > a.created_at THEN n.updated_at ELSE a.created_at END AS last_updated
-            FROM agents a JOIN known k ON k.incarnation = a.incarnation AND k.place = 1
-                 JOIN newest n ON n.incarnation = a.incarnation AND n.place = 1
-                 LEFT JOIN traffic t ON t.incarnation = a.incarnation
-            WHERE a.account = $1 AND a.deleted_at IS NULL
+            FROM agents a LEFT JOIN traffic t ON t.incarnation = a.incarnation
+                 JOIN versions k ON k.id = (SELECT o.id FROM (SELECT v.id, v.created_at,
+                    CASE WHEN t.routes LIKE '{{\"routes\":[{{\"version_id\":\"' || v.id || '%' THEN 0 WHEN t.routes LIKE '%' || v.id || '%' THEN 1 ELSE 2 END AS place
+                    FROM versions v WHERE v.incarnation = a.incarnation) o ORDER BY o.place, o.created_at DESC, o.id DESC LIMIT 1)
+                 JOIN deployments n ON n.id = (SELECT d.id FROM deployments d WHERE d.incarnation = a.incarnation ORDER BY d.created_at DESC, d.id DESC LIMIT 1)
+            WHERE a.account = $1 AND a.deleted_at IS NULL{one}
          ), f AS (
             SELECT l.* FROM l WHERE ($4 IS NULL OR l.environment = $4) AND ($5 IS NULL OR l.status = $5) AND ($6 IS NULL OR l.agent_id = $6){tags}{scope}{walls}
          )
          SELECT p.*, c.total FROM (SELECT COUNT(*) AS total FROM f) c LEFT JOIN
             (SELECT l.* FROM f AS l ORDER BY {column} {order}, l.agent_id {order} LIMIT $2 OFFSET $3) p ON TRUE
          ORDER BY {outer} {order}, p.agent_id {order}",
-        of_deployments = only("d"),
-        of_versions = only("v"),
         outer = column.replace("l.", "p."),
     )
 }

@@ -304,6 +304,11 @@ pub(crate) fn migrator() -> Migrator {
             "due_in_turn",
             include_str!("../migrations/0022_due_in_turn.sql"),
         ),
+        (
+            23,
+            "starts_and_looks",
+            include_str!("../migrations/0023_starts_and_looks.sql"),
+        ),
     ];
     let migrations = texts.into_iter().map(|(version, name, text)| {
         let text = sqlx::SqlStr::from_static(text);

@@ -7,7 +7,9 @@ use domain::{
     health::Health,
     id::{AccountId, AgentId, BootId, InstanceId, NodeId, VersionId},
     instance::State,
+    waterfall::How,
 };
+use sqlx::Row as _;
 
 #[derive(Debug, Clone)]
 pub struct Instance {
@@ -19,6 +21,8 @@ pub struct Instance {
     pub boot_id: BootId,
     pub state: State,
     pub pid: Option<i64>,
+    /// `None`: it never became ready, or an older release made it.
+    pub start: Option<How>,
     pub created_at: Timestamp,
     pub ready_at: Option<Timestamp>,
     pub ended_at: Option<Timestamp>,
@@ -55,30 +59,45 @@ impl ScalingEvent {
     }
 }
 
-type Row = (
-    String,
-    String,
-    String,
-    String,
-    String,
-    String,
-    String,
-    Option<i64>,
-    i64,
-    Option<i64>,
-    Option<i64>,
-    Option<String>,
-    Option<String>,
-    Option<String>,
-    Option<String>,
-    i64,
-);
+/// Reads one instance, on either engine.
+macro_rules! from_row {
+    ($row:expr) => {{
+        let row = $row;
+        let text = |name: &str| row.try_get::<String, _>(name).map_err(failed);
+        let maybe = |name: &str| row.try_get::<Option<String>, _>(name).map_err(failed);
+        let number = |name: &str| row.try_get::<i64, _>(name).map_err(failed);
+        let maybe_number = |name: &str| row.try_get::<Option<i64>, _>(name).map_err(failed);
+        Ok(Instance {
+            id: parsed(&text("id")?, "instance id")?,
+            account: parsed(&text("account")?, "account")?,
+            agent_id: parsed(&text("agent_id")?, "agent id")?,
+            version_id: parsed(&text("version_id")?, "version id")?,
+            node_id: parsed(&text("node_id")?, "node id")?,
+            boot_id: parsed(&text("boot_id")?, "boot id")?,
+            state: parsed(&text("state")?, "instance state")?,
+            pid: maybe_number("pid")?,
+            start: maybe("start")?
+                .map(|word| parsed(&word, "start"))
+                .transpose()?,
+            created_at: Timestamp(number("created_at")?),
+            ready_at: maybe_number("ready_at")?.map(Timestamp),
+            ended_at: maybe_number("ended_at")?.map(Timestamp),
+            failure: maybe("failure")?
+                .map(|failure| document(&failure, "failure"))
+                .transpose()?,
+            health: maybe("health")?.map_or(Ok(Health::Healthy), |word| parsed(&word, "health"))?,
+            complaint: maybe("complaint")?,
+            session_id: maybe("session_id")?,
+            failed_checks: u32::try_from(number("failed_checks")?).unwrap_or(u32::MAX),
+        })
+    }};
+}
 
 impl Store {
     /// Inserts an instance or replaces what is kept of it.
     pub async fn keep_instance(&self, instance: &Instance) -> Result<()> {
         let sql = "INSERT INTO instances (id, account, agent_id, version_id, node_id, boot_id, state, pid, created_at, ready_at, ended_at, failure, \
-             health, complaint, session_id, failed_checks) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16) ON CONFLICT (id) DO UPDATE SET state = excluded.state, pid = excluded.pid, \
+             health, complaint, session_id, failed_checks, start) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17) ON CONFLICT (id) DO UPDATE SET state = excluded.state, pid = excluded.pid, \
              ready_at = excluded.ready_at, ended_at = excluded.ended_at, failure = excluded.failure, \
              health = excluded.health, complaint = excluded.complaint, session_id = excluded.session_id, failed_checks = excluded.failed_checks";
         let failure = instance.failure.as_ref().map(json).transpose()?;
@@ -86,7 +105,7 @@ impl Store {
             .bind(instance.version_id.as_str()).bind(instance.node_id.as_str()).bind(instance.boot_id.as_str()).bind(instance.state.as_str())
             .bind(instance.pid).bind(instance.created_at.0).bind(instance.ready_at.map(|at| at.0)).bind(instance.ended_at.map(|at| at.0)).bind(failure)
             .bind((instance.health != Health::Healthy).then(|| instance.health.as_str())).bind(instance.complaint.as_deref()).bind(instance.session_id.as_deref())
-            .bind(i64::from(instance.failed_checks))
+            .bind(i64::from(instance.failed_checks)).bind(instance.start.map(How::as_str))
             .execute(pool).await.map(|_| ()))
         .map_err(failed)
     }
@@ -97,53 +116,13 @@ impl Store {
         account: &AccountId,
         agent: &AgentId,
     ) -> Result<Vec<Instance>> {
-        let sql = "SELECT id, account, agent_id, version_id, node_id, boot_id, state, pid, created_at, ready_at, ended_at, failure, health, complaint, session_id, failed_checks FROM instances \
-             WHERE account = $1 AND agent_id = $2 AND ended_at IS NULL ORDER BY created_at, id LIMIT 5000";
-        let rows: Vec<Row> = read!(self, pool => sqlx::query_as(sql).bind(account.as_str()).bind(agent.as_str()).fetch_all(pool).await).map_err(failed)?;
-        rows.into_iter()
-            .map(
-                |(
-                    id,
-                    account,
-                    agent_id,
-                    version_id,
-                    node_id,
-                    boot_id,
-                    state,
-                    pid,
-                    created_at,
-                    ready_at,
-                    ended_at,
-                    failure,
-                    health,
-                    complaint,
-                    session_id,
-                    failed_checks,
-                )| {
-                    Ok(Instance {
-                        id: parsed(&id, "instance id")?,
-                        account: parsed(&account, "account")?,
-                        agent_id: parsed(&agent_id, "agent id")?,
-                        version_id: parsed(&version_id, "version id")?,
-                        node_id: parsed(&node_id, "node id")?,
-                        boot_id: parsed(&boot_id, "boot id")?,
-                        state: parsed(&state, "instance state")?,
-                        pid,
-                        created_at: Timestamp(created_at),
-                        ready_at: ready_at.map(Timestamp),
-                        ended_at: ended_at.map(Timestamp),
-                        failure: failure
-                            .map(|failure| document(&failure, "failure"))
-                            .transpose()?,
-                        health: health
-                            .map_or(Ok(Health::Healthy), |word| parsed(&word, "health"))?,
-                        complaint,
-                        session_id,
-                        failed_checks: u32::try_from(failed_checks).unwrap_or(u32::MAX),
-                    })
-                },
-            )
-            .collect()
+        let sql = "SELECT id, account, agent_id, version_id, node_id, boot_id, state, pid, start, created_at, ready_at, ended_at, failure, health, complaint, \
+             session_id, failed_checks FROM instances WHERE account = $1 AND agent_id = $2 AND ended_at IS NULL ORDER BY created_at, id LIMIT 5000";
+        read!(self, pool => {
+            let query = sqlx::query(sql).bind(account.as_str()).bind(agent.as_str());
+            let rows = query.fetch_all(pool).await.map_err(failed)?;
+            rows.iter().map(|row| from_row!(row)).collect()
+        })
     }
 
     /// A node starts anew: whatever an earlier run of it left is gone. How many that were.

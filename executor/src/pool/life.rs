@@ -210,6 +210,7 @@ impl Pool {
             None,
         );
         row.ready_at = Some(ready_at);
+        row.start = Some(instance.how());
         {
             let pool = self.state();
             let mut seats = pool.seats.iter();
@@ -254,6 +255,7 @@ impl Pool {
             complaint: None,
             session_id: None,
             failed_checks: 0,
+            start: None,
         }
     }
 

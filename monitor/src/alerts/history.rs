@@ -1,6 +1,6 @@
 //! The minutes that rules look at: cells, and what is in no cell yet. Minutes that nothing will be added to are read once.
 
-use crate::tail::Tail;
+use crate::{memory::Limits, tail::Tail};
 use domain::{
     Result, Timestamp,
     alert::{MOST_MINUTES, Minute},
@@ -16,15 +16,12 @@ type Minutes = HashMap<Whose, Minute>;
 const MINUTE: i64 = 60_000;
 /// Executions that become visible later than that raise no alert any more.
 const SETTLED: i64 = 3 * MINUTE;
-/// Limits that are remembered; beyond that they are asked for again.
-const MOST_VERSIONS: usize = 10_000;
 
 #[derive(Default)]
 pub struct History {
     settled: BTreeMap<Timestamp, Minutes>,
     fresh: BTreeMap<Timestamp, Minutes>,
-    /// In MB; `None`: such a version is not kept any longer.
-    limits: HashMap<VersionId, Option<f64>>,
+    limits: Limits,
 }
 
 impl History {
@@ -95,34 +92,16 @@ impl History {
         version: &VersionId,
         mut cell: Cell,
     ) -> Result<()> {
-        let limit = self.limit(store, &whose.0, version).await?;
+        let peak_mb = cell.memory_peak_mb;
+        let memory = self.limits.share(store, &whose.0, version, peak_mb).await?;
         // No rule is about these.
         cell.custom.clear();
         cell.queues = Default::default();
-        let memory = limit.and_then(|limit| Some(cell.memory_peak_mb? / limit));
         minutes
             .entry(whose)
             .or_default()
             .merge(&Minute { cell, memory });
         Ok(())
-    }
-
-    async fn limit(
-        &mut self,
-        store: &Store,
-        account: &AccountId,
-        version: &VersionId,
-    ) -> Result<Option<f64>> {
-        if let Some(limit) = self.limits.get(version) {
-            return Ok(*limit);
-        }
-        if self.limits.len() >= MOST_VERSIONS {
-            self.limits.clear();
-        }
-        let found = store.version(account, version).await?;
-        let limit = found.map(|found| f64::from(found.spec.configuration.memory_limit_mb));
-        self.limits.insert(version.clone(), limit);
-        Ok(limit)
     }
 
     /// Of which anything ended lately.

@@ -44,6 +44,7 @@ pub fn ready(n: u128) -> Instance {
         health: Health::Healthy,
         complaint: None,
         session_id: None,
+        start: None,
         failed_checks: 0,
     }
 }

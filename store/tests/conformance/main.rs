@@ -17,6 +17,7 @@ mod leases;
 mod links;
 mod logs;
 mod nodes;
+mod plans;
 mod rollouts;
 mod rollups;
 mod s3;

@@ -206,6 +206,7 @@ fn living(n: u128, boot_id: BootId) -> Instance {
         health: domain::health::Health::Healthy,
         complaint: None,
         session_id: None,
+        start: None,
         failed_checks: 0,
     }
 }

@@ -103,7 +103,7 @@ impl World {
     }
 }
 
-async fn statement(url: &str, sql: &str) {
+pub async fn statement(url: &str, sql: &str) {
     use sqlx::Connection;
     let mut connection = sqlx::PgConnection::connect(url)
         .await

@@ -4,10 +4,12 @@
 mod agents;
 mod alerts;
 mod blobs;
+mod burst;
 mod callbacks;
 mod causes;
 mod dead_letters;
 mod deployments;
+mod documented;
 mod environments;
 mod executions;
 mod health;

@@ -140,6 +140,22 @@ async fn what_is_forked_is_apart() {
     let nothing = "0000000000000000";
     assert_eq!(told["capabilities"], json!(vec![nothing; 5]), "{told}");
 
+    let works = cluster
+        .client
+        .execute_async("agent", json!({"sleep": 4}))
+        .await;
+    let path = "/api/v1/agents/agent/instances";
+    wait::until("its instance says how it started", SOON, || async {
+        let list = cluster.client.get(path).await.ok();
+        let mut instances = list["instances"].as_array().into_iter().flatten();
+        match instances.any(|one| one["start"] == "forked") {
+            true => Ok(()),
+            false => Err(list.to_string()),
+        }
+    })
+    .await;
+    cluster.client.execution_end("agent", &works).await;
+
     let all = side_by_side(&cluster, "agent", 3).await;
     let chances: BTreeSet<String> = all.iter().map(|one| one["chance"][0].to_string()).collect();
     assert_eq!(chances.len(), 3, "{all:?}");

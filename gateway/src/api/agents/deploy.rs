@@ -53,6 +53,7 @@ struct DeploymentInfo {
 struct MonitoringPlaces {
     cloudwatch_log_group: String,
     metrics_namespace: String,
+    /// Null where this installation names none (`gateway.dashboard_url`).
     dashboard_url: Option<String>,
 }
 
@@ -369,7 +370,7 @@ pub async fn answer(app: &App, deployment: &Deployment, security: Secrets) -> De
         monitoring: MonitoringPlaces {
             cloudwatch_log_group: format!("/phalanx/agents/{id}"),
             metrics_namespace: format!("Phalanx/{id}"),
-            dashboard_url: None,
+            dashboard_url: app.dashboard_of(id),
         },
         security,
     }

@@ -1,6 +1,9 @@
 //! GET /agents/{id}.
 
-use super::wellbeing::Wellbeing;
+use super::{
+    deployed::{DeployedConfiguration, DeployedEgress, DeployedMonitoring, DeployedPackages},
+    wellbeing::Wellbeing,
+};
 use crate::{
     app::App,
     door::{Who, reach},
@@ -14,7 +17,7 @@ use crate::{
 use axum::{extract::State, response::Response};
 use domain::{
     Error, Timestamp,
-    agent::{Environment, Status},
+    agent::{Environment, Isolation, Status},
     health::Health,
     instance::State as InstanceState,
     metrics::{Granularity, Range},
@@ -36,6 +39,7 @@ pub struct AgentDetails {
     performance: Performance,
     scaling: ScalingDetails,
     security: SecurityDetails,
+    monitoring: DeployedMonitoring,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -63,7 +67,9 @@ struct DeploymentDetails {
     /// Degraded: it serves, by fewer instances than it should, by some that are not well, or not everywhere.
     #[schema(schema_with = openapi::health)]
     health_status: Health,
-    configuration: Limits,
+    entrypoint: String,
+    dependencies: DeployedPackages,
+    configuration: DeployedConfiguration,
     /// Who answers: several versions while callers move from one to the next.
     traffic: Vec<Share>,
 }
@@ -73,25 +79,6 @@ struct Share {
     version: String,
     /// Of the callers, 0 to 100.
     traffic_percentage: f64,
-}
-
-#[derive(Debug, Serialize, ToSchema)]
-pub struct Limits {
-    /// MB.
-    memory_limit: u32,
-    /// Seconds.
-    timeout: u32,
-    concurrent_executions: u32,
-}
-
-impl From<domain::agent::Configuration> for Limits {
-    fn from(from: domain::agent::Configuration) -> Self {
-        Self {
-            memory_limit: from.memory_limit_mb,
-            timeout: from.timeout_s,
-            concurrent_executions: from.concurrent_executions,
-        }
-    }
 }
 
 /// Null where nothing was measured, or where monitor does not answer.
@@ -110,8 +97,10 @@ struct Performance {
 #[derive(Debug, Serialize, ToSchema)]
 struct ScalingDetails {
     current_instances: usize,
+    enabled: bool,
     min_instances: u32,
     max_instances: u32,
+    target_utilization: f64,
     /// The newest, newest first.
     scaling_events: Vec<ScalingLine>,
 }
@@ -130,7 +119,11 @@ struct ScalingLine {
 struct SecurityDetails {
     iam_role: Option<String>,
     vpc_id: Option<String>,
+    subnet_ids: Vec<String>,
     security_groups: Vec<String>,
+    #[schema(schema_with = openapi::isolation)]
+    isolation: Isolation,
+    egress: DeployedEgress,
     /// Of what is kept in secret: environment variables and the webhook secret.
     encryption_status: &'static str,
 }
@@ -188,6 +181,8 @@ fn details(
     performance: Performance,
 ) -> AgentDetails {
     let (spec, agent) = (one.spec, one.agent);
+    let (dependencies, configuration) = ((&spec).into(), (&spec).into());
+    let (egress, monitoring) = ((&spec).into(), (&spec).into());
     let line = |event: ScalingEvent| ScalingLine {
         timestamp: event.at,
         action: event.action(),
@@ -212,19 +207,27 @@ fn details(
             api_endpoint: app.endpoint_of(&agent.agent_id),
             status: one.status,
             health_status: health,
-            configuration: spec.configuration.into(),
+            entrypoint: spec.entrypoint.into(),
+            dependencies,
+            configuration,
             traffic: one.traffic.routes.iter().map(share).collect(),
         },
         performance,
         scaling: ScalingDetails {
             current_instances,
+            enabled: spec.scaling.enabled,
             min_instances: spec.scaling.min_instances,
             max_instances: spec.scaling.max_instances,
+            target_utilization: spec.scaling.target_utilization,
             scaling_events: events.into_iter().map(line).collect(),
         },
+        monitoring,
         security: SecurityDetails {
+            egress,
+            isolation: spec.isolation,
             iam_role: spec.placement.iam_role_arn,
             vpc_id: None,
+            subnet_ids: spec.placement.subnet_ids,
             security_groups: spec.placement.security_group_ids,
             encryption_status: "encrypted",
         },

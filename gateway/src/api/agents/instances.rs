@@ -5,7 +5,7 @@ use crate::{app::App, door::Who, error::Answer, openapi, params::Path, respond};
 use axum::{extract::State, response::Response};
 use domain::{
     Timestamp, execution::FailureCode, health::Health, id::VersionId,
-    instance::State as InstanceState,
+    instance::State as InstanceState, waterfall::How,
 };
 use serde::Serialize;
 use std::collections::HashMap;
@@ -47,6 +47,9 @@ struct InstanceLine {
     #[schema(schema_with = openapi::instance_state)]
     state: InstanceState,
     pid: Option<i64>,
+    /// Forked from a template that has imported the agent, or spawned; null where an executor of an older release made it.
+    #[schema(schema_with = openapi::maybe_instance_start)]
+    start: Option<How>,
     #[schema(schema_with = openapi::time)]
     created_at: Timestamp,
     #[schema(schema_with = openapi::maybe_time)]
@@ -94,6 +97,7 @@ pub async fn instances(
         node_id: instance.node_id.to_string(),
         state: instance.state,
         pid: instance.pid,
+        start: instance.start,
         created_at: instance.created_at,
         ready_at: instance.ready_at,
         health: instance.health,

@@ -2,6 +2,7 @@
 
 pub mod delete;
 pub mod deploy;
+mod deployed;
 mod egress;
 pub mod get;
 pub mod instances;

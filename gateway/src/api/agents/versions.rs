@@ -1,6 +1,12 @@
 //! GET /agents/{id}/versions.
 
-use super::{get::Limits, living};
+use super::{
+    deployed::{
+        DeployedConfiguration, DeployedMonitoring, DeployedPackages, DeployedScaling,
+        DeployedSecurity,
+    },
+    living,
+};
 use crate::{
     api::Pagination,
     app::App,
@@ -33,20 +39,17 @@ struct VersionLine {
     #[schema(schema_with = openapi::environment)]
     environment: Environment,
     entrypoint: String,
-    dependencies: Packages,
-    configuration: Limits,
+    dependencies: DeployedPackages,
+    configuration: DeployedConfiguration,
+    auto_scaling: DeployedScaling,
+    security: DeployedSecurity,
+    monitoring: DeployedMonitoring,
     /// SHA-256 of the code.
     code_digest: String,
     /// The share of the agent's requests that it answers, 0 to 100.
     traffic_percentage: f64,
     #[schema(schema_with = openapi::time)]
     created_at: Timestamp,
-}
-
-#[derive(Debug, Serialize, ToSchema)]
-struct Packages {
-    python: Vec<String>,
-    system: Vec<String>,
 }
 
 /// List an agent's versions
@@ -89,16 +92,16 @@ fn line(version: Version, traffic: &Traffic) -> VersionLine {
     VersionLine {
         version: spec.version.to_string(),
         version_id: version.id.to_string(),
+        dependencies: (&spec).into(),
+        configuration: (&spec).into(),
+        auto_scaling: (&spec).into(),
+        security: (&spec).into(),
+        monitoring: (&spec).into(),
         name: spec.name,
         description: spec.description,
         tags: spec.tags,
         environment: spec.environment,
         entrypoint: spec.entrypoint.into(),
-        dependencies: Packages {
-            python: spec.python.into_iter().map(String::from).collect(),
-            system: spec.system,
-        },
-        configuration: spec.configuration.into(),
         code_digest: version.artifact,
         traffic_percentage: f64::from(weight) / 10.0,
         created_at: version.created_at,

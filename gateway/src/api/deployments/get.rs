@@ -86,7 +86,9 @@ struct DeploymentPerformance {
     /// Failed or timed out, of those that completed, failed or timed out: a cancelled execution counts in the total and in no rate.
     error_rate: Option<f64>,
     throughput: Option<f64>,
+    /// Of the time that executions ran, the part that a processor worked for them.
     cpu_utilization: Option<f64>,
+    /// The largest peak of an execution, as a share of `memory_limit`.
     memory_utilization: Option<f64>,
 }
 
@@ -241,6 +243,7 @@ async fn measured(app: &App, one: &Deployment, now: Timestamp) -> DeploymentPerf
         response_time_p95: figures.p95_ms,
         error_rate: Ends::from(&figures).error_rate(),
         throughput: Some(figures.total as f64 / seconds),
-        ..DeploymentPerformance::default()
+        cpu_utilization: figures.cpu_share,
+        memory_utilization: figures.memory_share,
     }
 }

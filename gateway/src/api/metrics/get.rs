@@ -106,12 +106,14 @@ struct QueueTime {
     p95: Option<f64>,
 }
 
-/// Null: not measured as a share over time.
+/// Shares, 0 to 1; null where nothing ran. Disk is not measured: what an instance writes counts against its memory.
 #[derive(Debug, Serialize, ToSchema)]
 struct Resources {
     #[schema(schema_with = openapi::time)]
     timestamp: Timestamp,
+    /// Of the time that executions ran, the part that a processor worked for them.
     cpu: Option<f64>,
+    /// The largest peak of an execution, as a share of `memory_limit`.
     memory: Option<f64>,
     disk: Option<f64>,
 }
@@ -267,8 +269,8 @@ fn series(buckets: &[Bucket], granularity: Granularity, wanted: Option<&BTreeSet
         resource_usage: is_wanted("resource_usage").then(|| {
             let one = |bucket: &Bucket| Resources {
                 timestamp: at(bucket),
-                cpu: None,
-                memory: None,
+                cpu: bucket.cpu_share,
+                memory: bucket.memory_share,
                 disk: None,
             };
             buckets.iter().map(one).collect()

@@ -6,8 +6,10 @@ use std::path::Path;
 #[tokio::test]
 async fn every_instance_with_its_process() {
     let cluster = Cluster::start().await;
-    let scaling =
-        json!({"deployment_config": {"auto_scaling": {"min_instances": 2, "max_instances": 2}}});
+    let scaling = json!({
+        "agent_code": {"configuration": {"warm_start": false}},
+        "deployment_config": {"auto_scaling": {"min_instances": 2, "max_instances": 2}},
+    });
     cluster
         .client
         .deploy_source("echo", fixtures::ECHO, scaling)
@@ -24,6 +26,7 @@ async fn every_instance_with_its_process() {
             (&instance["state"], &instance["version"]),
             (&json!("ready"), &json!("1.0.0"))
         );
+        assert_eq!(instance["start"], "spawned", "{instance:#}");
         let pid = instance["pid"].as_u64().expect("a pid");
         assert!(Path::new(&format!("/proc/{pid}")).exists(), "{instance:#}");
     }
