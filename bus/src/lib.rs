@@ -19,6 +19,9 @@ pub mod link;
 pub mod memory;
 mod message;
 mod meter;
+#[cfg(test)]
+#[path = "../../tests/mutate.rs"]
+mod mutate;
 pub mod nats;
 mod requests;
 pub mod subject;

@@ -203,7 +203,10 @@ impl fmt::Display for Token<'_> {
 mod tests {
     use std::collections::HashSet;
 
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::mutate::{cases, changed};
 
     #[test]
     fn tokens_are_closed_and_injective() {
@@ -277,5 +280,47 @@ mod tests {
                 "phalanx.v1.acct.dead.deploy",
             ]
         );
+    }
+
+    fn names() -> impl Strategy<Value = String> {
+        let text = prop_oneof![
+            "[A-Za-z0-9_.%*>-]{0,9}",
+            "(%[0-9A-Fh]{2}){0,3}",
+            "\\PC{0,40}",
+            any::<String>(),
+        ];
+        changed(text.prop_map(String::into_bytes))
+            .prop_map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    proptest! {
+        #![proptest_config(cases())]
+
+        /// Whatever an account, an agent or a node is called, its subject is that one's and nobody else's, and fits a line of NATS.
+        #[test]
+        fn no_name_reaches_another(mine in names(), other in names(), version in names()) {
+            let subjects = [Subject::run(&mine, &version, &other), Subject::work(&mine, &version, Priority::Low), Subject::deploy(&mine), Subject::event(&mine, &version)];
+            for subject in subjects {
+                let tokens: Vec<&str> = subject.as_str().split('.').collect();
+                prop_assert!((4..=6).contains(&tokens.len()) && subject.as_str().len() < 700, "{subject}");
+                let plain = |b: u8| b.is_ascii_alphanumeric() || b"_-%".contains(&b);
+                prop_assert!(tokens.iter().all(|token| !token.is_empty() && token.bytes().all(plain)), "{subject}");
+                prop_assert_eq!(subject.is_of(&mine), true);
+                prop_assert_eq!(subject.is_of(&other), mine == other);
+                let dead = subject.dead();
+                prop_assert_eq!(Subject::of_dead(dead.as_str()), Some(subject.clone()));
+                prop_assert_eq!(Pattern::events(Some(&other), None).matches(&subject), mine == other && subject.verb() == "event");
+            }
+        }
+
+        /// What is no dead letter's subject names none.
+        #[test]
+        fn nearly_good_subjects(text in changed("phalanx\\.v1\\.[a-z%0-9]{1,5}\\.(dead\\.)?(work|deploy|event)(\\.[a-z]{1,4}){0,2}".prop_map(String::into_bytes))) {
+            let text = String::from_utf8_lossy(&text);
+            if let Some(subject) = Subject::of_dead(&text) {
+                prop_assert!(text.starts_with("phalanx.v1.") && text.contains(".dead."), "{}", text);
+                prop_assert!(subject.as_str().len() + 5 == text.len(), "{}", text);
+            }
+        }
     }
 }

@@ -3,7 +3,7 @@
 //! In: the decoded bytes. Out: a [`Artifact`] or every reason why not. The zip's own words about sizes are not trusted:
 //! [`unpack`] counts what really comes out.
 
-use crate::agent::{Entrypoint, Requirement};
+use crate::agent::{Entrypoint, MAX_REQUIREMENTS, Requirement};
 use sha2::{Digest, Sha256};
 use std::io::{Cursor, Read};
 
@@ -22,6 +22,11 @@ impl Default for Limits {
         }
     }
 }
+
+/// Faults of one artifact that are told one by one.
+const MOST_FAULTS: usize = 20;
+/// Bytes of a file that names requirements.
+const MOST_LISTED: u64 = 256 * 1024;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Artifact {
@@ -77,9 +82,15 @@ pub fn inspect(bytes: &[u8], limits: Limits) -> Result<Artifact, Vec<String>> {
         has_python |= path.ends_with(".py");
         if matches!(path, "requirements.txt" | "pyproject.toml") {
             let mut text = Vec::new();
-            read.take(256 * 1024)
+            read.take(MOST_LISTED + 1)
                 .read_to_end(&mut text)
                 .map_err(|error| format!("zip entry {path:?} cannot be read: {error}"))?;
+            // A list that is cut off would name other packages.
+            if text.len() as u64 > MOST_LISTED {
+                return Err(format!(
+                    "{path} in the zip has over {MOST_LISTED} bytes; allowed are at most those"
+                ));
+            }
             named.push((path.to_owned(), text));
         }
         Ok(())
@@ -193,7 +204,7 @@ fn walk(
     let mut faults = Vec::new();
     let mut declared = 0u64;
     for index in 0..archive.len() {
-        if faults.len() >= 20 {
+        if faults.len() >= MOST_FAULTS {
             break;
         }
         let mut entry = match archive.by_index(index) {
@@ -305,8 +316,17 @@ fn sort_out(
     let (mut good, mut faults) = (Vec::new(), Vec::new());
     for result in results {
         match result {
+            Ok(_) if good.len() == MAX_REQUIREMENTS => {
+                faults.push(format!(
+                    "names over {MAX_REQUIREMENTS} requirements; allowed are at most those"
+                ));
+                break;
+            }
             Ok(requirement) => good.push(requirement),
             Err(fault) => faults.push(fault),
+        }
+        if faults.len() == MOST_FAULTS {
+            break;
         }
     }
     if faults.is_empty() {
@@ -392,6 +412,22 @@ mod tests {
             inspect(&bad, Limits::default()).expect_err("options").len(),
             2
         );
+    }
+
+    #[test]
+    fn lists_of_requirements_are_bounded_and_never_cut_off() {
+        let listed = |text: &str| {
+            let zip = zipped(&[("a.py", b"x"), ("requirements.txt", text.as_bytes())]);
+            inspect(&zip, Limits::default()).map(|artifact| artifact.requirements.len())
+        };
+        assert_eq!(listed(&"a\n".repeat(500)), Ok(500));
+        let many = listed(&"a\n".repeat(501)).expect_err("too many");
+        assert!(many.len() == 1 && many[0].contains("at most"), "{many:?}");
+        let bad = listed(&"-r x\n".repeat(1000)).expect_err("options");
+        assert_eq!(bad.len(), MOST_FAULTS);
+        let long = format!("{}requests", "#\n".repeat(MOST_LISTED as usize / 2 - 2));
+        let long = listed(&long).expect_err("too long");
+        assert!(long[0].contains("262144 bytes"), "{long:?}");
     }
 
     #[test]

@@ -27,7 +27,10 @@ impl Timestamp {
     pub fn parse(text: &str) -> Result<Self, String> {
         text.parse::<jiff::Timestamp>()
             .map(|at| Self(at.as_millisecond()))
-            .map_err(|_| format!("{text:?} is not a time; allowed is RFC 3339 with an offset, as 2026-01-31T09:30:00Z"))
+            .map_err(|_| {
+                let text = crate::text::quote(text);
+                format!("{text} is not a time; allowed is RFC 3339 with an offset, as 2026-01-31T09:30:00Z")
+            })
     }
 }
 

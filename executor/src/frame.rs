@@ -406,11 +406,15 @@ fn bounded(mut text: String, most: usize) -> String {
 }
 
 fn read<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, String> {
-    serde_json::from_slice(body).map_err(|error| format!("a frame with a bad body: {error}"))
+    read_borrowed(body)
 }
 
+/// The parser's words hold what it did not expect, however long that is.
 fn read_borrowed<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, String> {
-    serde_json::from_slice(body).map_err(|error| format!("a frame with a bad body: {error}"))
+    serde_json::from_slice(body).map_err(|error| {
+        let words = visible(&bounded(error.to_string(), 256));
+        format!("a frame with a bad body: {words}")
+    })
 }
 
 #[cfg(test)]

@@ -19,6 +19,9 @@ mod instance;
 mod leave;
 mod link;
 mod meter;
+#[cfg(test)]
+#[path = "../../tests/mutate.rs"]
+mod mutate;
 mod pool;
 mod python;
 mod run;

@@ -27,6 +27,9 @@ mod limits;
 mod listen;
 mod meter;
 mod monitor;
+#[cfg(test)]
+#[path = "../../tests/mutate.rs"]
+mod mutate;
 mod openapi;
 pub mod ops;
 mod params;

@@ -13,7 +13,7 @@ use utoipa::{
     openapi::{
         Components, Content, Info, LicenseBuilder, OpenApi, Ref, RefOr, ResponseBuilder,
         header::HeaderBuilder,
-        path::Operation,
+        path::{Operation, Paths},
         schema::{
             AdditionalProperties, AnyOfBuilder, ArrayBuilder, KnownFormat, ObjectBuilder, Schema,
             SchemaFormat, Type,
@@ -62,22 +62,9 @@ fn build() -> OpenApi {
         .description(Some("A key as it was shown once when it was made."))
         .build();
     components.add_security_scheme("key", SecurityScheme::Http(bearer));
-    let requests = reached(
-        components,
-        &[
-            "DeployRequest",
-            "ExecuteRequest",
-            "AlertPolicyRequest",
-            "AcknowledgeRequest",
-            "LimitsRequest",
-            "CreateKeyRequest",
-            "ChangeKeyRequest",
-            "RotateKeyRequest",
-            "RollbackRequest",
-            "UpdateRequest",
-            "ServerSentEvent",
-        ],
-    );
+    let mut read = bodies(&document.paths);
+    read.push("ServerSentEvent".to_owned());
+    let requests = reached(components, read);
     for (name, schema) in &mut components.schemas {
         if requests.contains(name) {
             bound(schema);
@@ -98,10 +85,28 @@ fn schema<T: ToSchema>() -> RefOr<Schema> {
     T::schema()
 }
 
+/// What requests are described by.
+fn bodies(paths: &Paths) -> Vec<String> {
+    let operations = paths.paths.values().flat_map(|item| {
+        [&item.get, &item.post, &item.put, &item.patch, &item.delete]
+            .into_iter()
+            .flatten()
+    });
+    let bodies = operations.filter_map(|operation| operation.request_body.as_ref());
+    let texts = bodies.filter_map(|body| serde_json::to_string(body).ok());
+    texts.flat_map(|text| named(&text)).collect()
+}
+
+/// The schemas that a piece of the document refers to.
+fn named(text: &str) -> Vec<String> {
+    let references = text.split("#/components/schemas/").skip(1);
+    let names = references.filter_map(|rest| rest.split('"').next());
+    names.map(str::to_owned).collect()
+}
+
 /// The schemas that these lead to, themselves included.
-fn reached(components: &Components, from: &[&str]) -> BTreeSet<String> {
+fn reached(components: &Components, mut next: Vec<String>) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
-    let mut next: Vec<String> = from.iter().map(|name| (*name).to_owned()).collect();
     while let Some(name) = next.pop() {
         let text = components
             .schemas
@@ -109,12 +114,7 @@ fn reached(components: &Components, from: &[&str]) -> BTreeSet<String> {
             .and_then(|schema| serde_json::to_string(schema).ok())
             .unwrap_or_default();
         if found.insert(name) {
-            let references = text.split("#/components/schemas/").skip(1);
-            next.extend(
-                references
-                    .filter_map(|rest| rest.split('"').next())
-                    .map(str::to_owned),
-            );
+            next.extend(named(&text));
         }
     }
     found
@@ -282,6 +282,10 @@ pub fn maybe_phase() -> ObjectBuilder {
     or_null(domain::deployment::Phase::WORDS)
 }
 
+pub fn maybe_instance_start() -> ObjectBuilder {
+    or_null(domain::waterfall::How::WORDS)
+}
+
 pub fn maybe_failure_code() -> ObjectBuilder {
     or_null(domain::execution::FailureCode::WORDS)
 }
@@ -338,7 +342,6 @@ words! {
     failure_phase: domain::execution::FailurePhase;
     health: domain::health::Health;
     isolation: domain::agent::Isolation;
-    instance_start: domain::waterfall::How;
     egress_policy: domain::egress::Policy;
     level: domain::log::Level;
     instance_state: domain::instance::State;

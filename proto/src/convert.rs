@@ -18,6 +18,9 @@ use std::time::Duration;
 /// Inputs, and outputs with their log lines, over this many bytes stay in their rows and travel as a reference to them.
 pub const INLINE_BYTES: usize = 256 * 1024;
 
+/// Executions of one sample: more than there will be, and sums of many samples stay far from overflowing.
+const MOST_ENDED: u64 = 1 << 48;
+
 /// An execution as an executor gets it.
 #[derive(Debug, Clone)]
 pub struct Execute {
@@ -74,8 +77,12 @@ pub fn read_sample(one: &v1::Sample) -> Result<Sample> {
         timeouts: one.timeouts,
         latency: Histogram(one.latency.iter().map(bucket).collect::<Result<_>>()?),
     };
-    if sample.bad() > sample.ended || sample.latency.count() > sample.ended {
-        return Err(bad());
+    let mut counts = sample.latency.0.values();
+    let seen = counts.try_fold(0u64, |sum, count| sum.checked_add(*count));
+    for sum in [sample.failed.checked_add(sample.timeouts), seen] {
+        if sum.is_none_or(|sum| sum > sample.ended) || sample.ended > MOST_ENDED {
+            return Err(bad());
+        }
     }
     Ok(sample)
 }

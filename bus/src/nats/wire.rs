@@ -105,3 +105,30 @@ pub(super) fn store_error(error: &jetstream::context::PublishError) -> Error {
         _ => Error::unavailable(error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::mutate::cases;
+
+    proptest! {
+        #![proptest_config(cases())]
+
+        /// A value is a line, whatever is put into it, and comes back as it was sent.
+        #[test]
+        fn headers_are_lines(values in prop::collection::vec(any::<String>(), 0..4)) {
+            let mut sent = Message::new(Bytes::new());
+            for (name, value) in ["traceparent", "tracestate", "a", "b"].into_iter().zip(&values) {
+                sent = sent.with_header(name, value.as_str());
+            }
+            let map = headers(&sent.headers).map_err(|error| TestCaseError::fail(error.to_string()))?;
+            let got = carried(map.as_ref(), Bytes::new());
+            for (name, value) in sent.headers.iter() {
+                prop_assert_eq!(got.headers.get(name).map(str::trim), Some(value.trim()));
+                prop_assert!(!value.contains(char::is_control));
+            }
+        }
+    }
+}

@@ -1,6 +1,8 @@
 //! What goes in comes out, and what is hostile does not come in.
 
 use super::*;
+use crate::mutate::{cases, changed};
+use proptest::prelude::*;
 
 struct Dir(PathBuf);
 
@@ -178,4 +180,109 @@ fn a_folder_comes_back_as_it_was_and_packs_to_the_same_bytes() {
     );
     let again = pack(&dir.at("back"), &dir.at("two")).expect("packed");
     assert_eq!(again, packed);
+}
+
+/// Archives of ours and of others, uncompressed.
+fn tars() -> impl Strategy<Value = Vec<u8>> {
+    let name = prop_oneof![
+        "[a-c](/[a-c]){0,2}",
+        "(\\.\\./|/|\\./|a/\\.\\./)[a-c]{1,2}",
+        Just("d".repeat(90) + "/" + &"e".repeat(90)),
+    ];
+    let kind = prop::sample::select(vec![
+        EntryType::Regular,
+        EntryType::Directory,
+        EntryType::Symlink,
+        EntryType::Link,
+        EntryType::Fifo,
+        EntryType::GNULongName,
+        EntryType::GNULongLink,
+        EntryType::XHeader,
+    ]);
+    let target = "(\\.\\./){0,3}[a-c]?(/\\.\\.)?(/[a-c])?";
+    prop::collection::vec((kind, name, target, 0u64..3000), 0..6).prop_map(|entries| {
+        let mut tar = Builder::new(Vec::new());
+        for (kind, name, target, size) in entries {
+            let mut header = Header::new_gnu();
+            header.set_entry_type(kind);
+            header.set_mode(0o6755);
+            header.set_size(0);
+            let mut bytes = Vec::new();
+            match kind {
+                EntryType::Symlink | EntryType::Link => {
+                    header.as_old_mut().linkname[..target.len()].copy_from_slice(target.as_bytes());
+                }
+                EntryType::XHeader => {
+                    bytes = format!("{:03} path={name}\n", name.len() + 10).into_bytes();
+                }
+                EntryType::Regular => bytes = vec![b'x'; size as usize],
+                EntryType::GNULongName | EntryType::GNULongLink => {
+                    bytes = [name.as_bytes(), b"\0"].concat();
+                }
+                _ => {}
+            }
+            header.set_size(bytes.len() as u64);
+            let name = &name.as_bytes()[..name.len().min(100)];
+            header.as_old_mut().name[..name.len()].copy_from_slice(name);
+            header.set_cksum();
+            tar.append(&header, &bytes[..]).expect("appended");
+        }
+        tar.into_inner().expect("ended")
+    })
+}
+
+/// Bytes of what lies there; nothing but folders, plain files without set-uid, and links that lead inside.
+fn sound(root: &Path, inside: &Path) -> Result<u64, TestCaseError> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(root.join(inside)).expect("read") {
+        let inside = inside.join(entry.expect("an entry").file_name());
+        let meta = fs::symlink_metadata(root.join(&inside)).expect("there");
+        if meta.is_dir() {
+            bytes += sound(root, &inside)?;
+        } else if meta.is_symlink() {
+            let target = fs::read_link(root.join(&inside)).expect("a link");
+            let mut at: Vec<Component<'_>> = inside.components().collect();
+            at.pop();
+            for part in target.components() {
+                match part {
+                    Component::ParentDir => {
+                        prop_assert!(at.pop().is_some(), "{} leads out", target.display());
+                    }
+                    Component::Normal(_) => at.push(part),
+                    Component::CurDir => {}
+                    _ => prop_assert!(false, "{} leads elsewhere", target.display()),
+                }
+            }
+        } else {
+            prop_assert!(
+                meta.is_file() && meta.permissions().mode() & 0o7022 == 0,
+                "{}",
+                inside.display()
+            );
+            bytes += meta.len();
+        }
+    }
+    Ok(bytes)
+}
+
+proptest! {
+    #![proptest_config(cases())]
+
+    /// Whatever is unpacked, or half unpacked, lies inside and within its limits.
+    #[test]
+    fn nearly_good_archives(tar in changed(tars())) {
+        let dir = Dir::new();
+        let mut file = GzEncoder::new(fs::File::create(dir.at("file")).expect("a file"), Compression::fast());
+        file.write_all(&tar).expect("written");
+        file.finish().expect("written");
+        fs::create_dir(dir.at("into")).expect("a folder");
+        let limits = Limits { bytes: 10_000, entries: 5, foreign_links: false };
+        let done = unpack(&dir.at("file"), &dir.at("into"), limits);
+        prop_assert!(sound(&dir.at("into"), Path::new(""))? <= limits.bytes);
+        prop_assert_eq!(fs::read_dir(&dir.0).expect("read").count(), 2, "something lies beside");
+        if done.is_ok() {
+            // What is accepted can be passed on.
+            prop_assert!(pack(&dir.at("into"), &dir.at("again")).is_ok());
+        }
+    }
 }

@@ -88,8 +88,11 @@ pub fn receive<T: DeserializeOwned>(socket: &UnixStream) -> io::Result<Option<(T
 
 #[cfg(test)]
 mod tests {
+    use super::super::plan::{Order, Report};
     use super::*;
-    use std::os::fd::AsFd;
+    use crate::mutate::{cases, changed};
+    use proptest::prelude::*;
+    use std::{net::Shutdown, os::fd::AsFd};
 
     #[test]
     fn frames_keep_their_bounds_and_their_descriptors() {
@@ -124,5 +127,65 @@ mod tests {
             receive::<String>(&b).expect_err("too long").kind(),
             io::ErrorKind::InvalidData
         );
+    }
+
+    fn written(frame: &impl Serialize) -> Vec<u8> {
+        let json = serde_json::to_vec(frame).expect("JSON");
+        let length = u32::try_from(json.len()).expect("short");
+        [&length.to_le_bytes()[..], &json].concat()
+    }
+
+    fn frames() -> impl Strategy<Value = Vec<u8>> {
+        let one = prop_oneof![
+            any::<u32>().prop_map(|slot| written(&Order::Open { slot })),
+            any::<i32>().prop_map(|pid| written(&Order::Watch { pid })),
+            any::<i32>().prop_map(|pid| written(&Report::Born { pid })),
+            (any::<u32>(), "\\PC{0,40}")
+                .prop_map(|(slot, failure)| written(&Report::NotOpened { slot, failure })),
+            (any::<i32>(), any::<Option<i32>>()).prop_map(|(pid, code)| written(&Report::Ended {
+                pid,
+                code,
+                signal: None
+            })),
+            Just(written(&Report::Running)),
+        ];
+        prop::collection::vec(one, 1..5).prop_map(|frames| frames.concat())
+    }
+
+    /// All that is heard until the end or a fault, written once more, and whether it was the end.
+    fn heard<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> (Vec<u8>, bool) {
+        let (mut a, b) = UnixStream::pair().expect("a pair of sockets");
+        a.write_all(bytes).expect("room for all");
+        a.shutdown(Shutdown::Write).expect("the end");
+        let mut again = Vec::new();
+        loop {
+            match receive::<T>(&b) {
+                Ok(Some((frame, fds))) => {
+                    assert!(fds.is_empty());
+                    again.extend(written(&frame));
+                }
+                Ok(None) => return (again, true),
+                Err(_) => return (again, false),
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(cases())]
+
+        /// What is heard is what was written, frame by frame, until a fault; and every reading ends.
+        #[test]
+        fn nearly_good_frames(bytes in changed(frames())) {
+            let (values, whole) = heard::<serde_json::Value>(&bytes);
+            prop_assert!(values.len() <= bytes.len() * 6 + 4);
+            if whole {
+                let (_, again) = heard::<serde_json::Value>(&values);
+                prop_assert!(again);
+            }
+            for (known, ended) in [heard::<Order>(&bytes), heard::<Report>(&bytes)] {
+                // Whatever is an order or a report is JSON first.
+                prop_assert!(known.len() <= values.len() + 64 && (!ended || whole));
+            }
+        }
     }
 }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::mutate::{cases, changed};
 use proptest::prelude::*;
 
 fn frame(kind: u8, id: u64, body: &str) -> BytesMut {
@@ -196,7 +197,7 @@ fn body() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(cases()))]
+    #![proptest_config(cases())]
 
     #[test]
     fn no_bytes_break_the_reader(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
@@ -235,10 +236,105 @@ proptest! {
         }
         prop_assert_eq!((count, broken), (all.len(), fault.is_some()));
     }
+
+    /// What came from a worker of ours and was then touched: what is passed on is bounded, shows nothing to a terminal and claims nothing
+    /// that only the executor knows; a fault is said in a few words.
+    #[test]
+    fn nearly_good_frames_are_heard_within_bounds(bytes in changed(good()), most in prop::sample::select(vec![9usize, 200, 1 << 16])) {
+        let mut left = BytesMut::from(&bytes[..]);
+        let mut passed = 0;
+        loop {
+            match next(&mut left, most) {
+                Ok(Some(said)) => passed += checked(&said)?,
+                Ok(None) => {
+                    prop_assert!(left.capacity() <= bytes.len() + most + 64, "{} bytes are held", left.capacity());
+                    break;
+                }
+                Err(fault) => {
+                    prop_assert!(fault.len() < 2500 && !fault.contains(char::is_control), "{fault}");
+                    break;
+                }
+            }
+        }
+        // An escape may take eight times the byte that it stands for.
+        prop_assert!(passed <= bytes.len() * 8, "{passed} of {}", bytes.len());
+    }
 }
 
-/// More of them, once in a while: `PHALANX_TEST_CASES=100000000`.
-fn cases() -> u32 {
-    let told = std::env::var("PHALANX_TEST_CASES").ok();
-    told.and_then(|cases| cases.parse().ok()).unwrap_or(256)
+/// Frames as a worker of ours sends them.
+fn good() -> impl Strategy<Value = Vec<u8>> {
+    let long = "x".repeat(3000);
+    let bodies = vec![
+        (65, r#"{"entrypoint_kind":"function","import_ms":1.5,"init_ms":2}"#.to_owned()),
+        (65, format!(r#"{{"entrypoint_kind":"asgi","import_ms":"{long}","init_ms":2}}"#)),
+        (66, r#"{"code":"INIT_FAILED","phase":"init","message":"no module","traceback":"File\n"}"#.to_owned()),
+        (67, r#"{"cpu_ms":1.5,"handler_ms":2,"tokens":3,"metrics":{"a":1},"log_dropped":0,"output":{"x":[1, "\u001b\"]"]}}"#.to_owned()),
+        (68, format!(r#"{{"code":"HANDLER_RAISED","phase":"handler","message":"{long}","exception_type":"E{long}","cpu_ms":7}}"#)),
+        (69, r#"{"lines":[[1700000000000.5,"INFO","hello\u001b[2J\n",{"a":1}],[0,"DEBUG","",null]]}"#.to_owned()),
+        (70, r#"{"data":{"token":"é\u0000"}}"#.to_owned()),
+        (71, r#"{"percent":37.5}"#.to_owned()),
+        (72, r#"{"busy":true,"status":200}"#.to_owned()),
+    ];
+    let one = (prop::sample::select(bodies), any::<u64>());
+    proptest::collection::vec(one, 1..4).prop_map(|frames| {
+        frames
+            .iter()
+            .flat_map(|((kind, body), id)| frame(*kind, *id, body))
+            .collect()
+    })
+}
+
+/// The bytes that are passed on of it.
+fn checked(said: &Said) -> Result<usize, TestCaseError> {
+    let failure = |failure: &Failure| {
+        let known = [
+            FailureCode::HandlerRaised,
+            FailureCode::OutOfMemory,
+            FailureCode::OutputNotSerializable,
+            FailureCode::OutputTooLarge,
+            FailureCode::InitFailed,
+            FailureCode::Cancelled,
+        ];
+        prop_assert!(known.contains(&failure.code), "{failure:?}");
+        let more = failure.exception_type.as_ref().map_or(0, String::len)
+            + failure.traceback.as_ref().map_or(0, String::len);
+        prop_assert!(failure.message.len() <= MOST_MESSAGE + 3 && more <= 256 + MOST_TRACEBACK + 6);
+        Ok(failure.message.len().saturating_sub(100) + more)
+    };
+    Ok(match said {
+        Said::Ready(ready) => ready.entrypoint_kind.len(),
+        Said::Failed(one) | Said::Error(_, one, _) => failure(one)?,
+        Said::Result(_, done) => {
+            prop_assert!(
+                serde_json::from_str::<serde_json::Value>(done.output.get()).is_ok(),
+                "{}",
+                done.output
+            );
+            done.output.get().len()
+        }
+        Said::Log(_, lines) => {
+            for line in lines {
+                prop_assert!(
+                    !line
+                        .message
+                        .contains(|c: char| c.is_control() && c != '\n' && c != '\t'),
+                    "{line:?}"
+                );
+                prop_assert!(
+                    line.timestamp.to_string().len() < 40
+                        && line
+                            .context
+                            .as_ref()
+                            .is_none_or(serde_json::Value::is_object)
+                );
+            }
+            lines.iter().map(|line| line.message.len()).sum()
+        }
+        Said::Chunk(_, data) => data.len(),
+        Said::Progress(_, percent) => {
+            prop_assert!((0.0..=100.0).contains(percent));
+            0
+        }
+        Said::Pong(_, _) => 0,
+    })
 }

@@ -3,7 +3,7 @@
 
 use super::{
     base::{self, Base},
-    lock::{Lock, Package, Step},
+    lock::{Lock, Package, Step, is_sha256},
 };
 use crate::{environment::Say, files};
 use domain::{Error, Kind, Result, artifact};
@@ -192,7 +192,7 @@ impl Apt {
                 known.entry((name, version)).or_insert(stanza);
             }
         }
-        let (mut downloaded, mut installed) = (0, 0);
+        let (mut downloaded, mut installed) = (0u64, 0u64);
         for step in steps {
             let Step::Package(package) = step else {
                 continue;
@@ -200,7 +200,7 @@ impl Apt {
             let stanza = known.get(&(package.name.as_str(), package.version.as_str()));
             let field = |name| stanza.and_then(|stanza| base::of(stanza, name));
             let number = |name| field(name).and_then(|value| value.parse::<u64>().ok());
-            let sha256 = field("SHA256").filter(|digest| digest.len() == 64);
+            let sha256 = field("SHA256").filter(|digest| is_sha256(digest));
             let (Some(sha256), Some(size)) = (sha256, number("Size")) else {
                 return Err(Error::conflict(format!(
                     "the archive gives no SHA-256 of {}={}",
@@ -208,8 +208,9 @@ impl Apt {
                 )));
             };
             (package.sha256, package.size) = (sha256.to_owned(), size);
-            downloaded += size;
-            installed += number("Installed-Size").unwrap_or(0) << 10;
+            downloaded = size.saturating_add(downloaded);
+            let on_disk = number("Installed-Size").unwrap_or(0).saturating_mul(1024);
+            installed = on_disk.saturating_add(installed);
         }
         if downloaded > MOST_DOWNLOADED {
             return Err(over("bytes of packages", downloaded, MOST_DOWNLOADED));

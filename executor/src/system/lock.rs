@@ -69,7 +69,11 @@ impl Lock {
 
     pub fn parse(text: &str) -> Result<Self> {
         let mut lines = text.lines();
-        let base = lines.next().unwrap_or_default().to_owned();
+        let base = lines
+            .next()
+            .filter(|base| !base.contains(char::is_control))
+            .unwrap_or_default()
+            .to_owned();
         let steps = lines
             .map(|line| match line {
                 PAUSE => Some(Step::SetUp),
@@ -82,6 +86,11 @@ impl Lock {
     }
 }
 
+/// It becomes the name of a file.
+pub fn is_sha256(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
 fn package(line: &str) -> Option<Package> {
     let words: Vec<&str> = line.split(' ').collect();
     let [named, arch, size, digest] = words[..] else {
@@ -89,9 +98,7 @@ fn package(line: &str) -> Option<Package> {
     };
     let (name, version) = named.split_once('=')?;
     let sha256 = digest.strip_prefix("sha256:")?;
-    // It becomes the name of a file.
-    let hex = sha256.len() == 64 && sha256.bytes().all(|b| b.is_ascii_hexdigit());
-    hex.then(|| {
+    is_sha256(sha256).then(|| {
         Some(Package {
             name: name.to_owned(),
             version: version.to_owned(),
@@ -105,6 +112,8 @@ fn package(line: &str) -> Option<Package> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mutate::{cases, changed};
+    use proptest::prelude::*;
 
     #[test]
     fn text_and_back() {
@@ -126,6 +135,25 @@ mod tests {
             "a=1",
         ] {
             assert!(Lock::parse(&format!("debian\n{bad}\n")).is_err(), "{bad}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(cases())]
+
+        /// Whatever is read as a lock is the same lock once it is written, and its digests are names of files.
+        #[test]
+        fn nearly_good_locks(text in changed(("[a-z]{1,6}-[0-9]{1,2}-[a-z0-9]{1,5}", prop::collection::vec(prop_oneof![
+            Just("-".to_owned()),
+            "[a-z]{1,5}=[0-9][0-9a-z.+:~-]{0,9} (amd64|all) [0-9]{1,20} sha256:[0-9a-f]{64}",
+        ], 0..5)).prop_map(|(base, lines)| format!("{base}\n{}\n", lines.join("\n")).into_bytes()))) {
+            let text = String::from_utf8_lossy(&text);
+            if let Ok(lock) = Lock::parse(&text) {
+                prop_assert!(lock.packages().all(|one| one.sha256.len() == 64 && one.sha256.bytes().all(|b| b.is_ascii_hexdigit())));
+                prop_assert!(lock.steps.len() <= text.lines().count());
+                let again = Lock::parse(&lock.text());
+                prop_assert_eq!(again.ok(), Some(lock));
+            }
         }
     }
 }

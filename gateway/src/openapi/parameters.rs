@@ -1,6 +1,6 @@
 //! What a parameter of a URL may be, by its name: the same word means the same everywhere.
 
-use super::{alert_status, execution_status, granularity, time};
+use super::{alert_status, execution_status, granularity, time, webhook_status};
 use utoipa::openapi::{
     path::{Parameter, ParameterIn},
     schema::{ObjectBuilder, Type},
@@ -46,6 +46,7 @@ fn of_query(path: &str, name: &str) -> Option<ObjectBuilder> {
         "granularity" => granularity().default(Some("5m".into())),
         "status" if path.ends_with("/executions") => execution_status(),
         "status" if path.ends_with("/alerts") => alert_status(),
+        "status" if path.ends_with("/callbacks") => webhook_status(),
         _ => return None,
     })
 }

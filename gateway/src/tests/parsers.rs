@@ -1,22 +1,24 @@
 //! Every parser of bytes that anybody may send: whatever comes, it is read or refused, never a panic, and what is refused is named.
 
-use crate::{door, json, key, params::Params, sse};
+use super::world::somebody;
+use crate::{
+    api::{agents, alerts, executions},
+    door, json, key,
+    mutate::{cases, changed},
+    params::Params,
+    sse,
+};
 use axum::{
     extract::FromRequestParts,
     http::{HeaderMap, HeaderValue, Request},
 };
 use domain::{
-    Timestamp,
+    Error, Timestamp,
+    artifact::Limits,
     id::{AccountId, AgentId, AlertId, DeploymentId, ExecutionId, KeyId},
 };
 use proptest::prelude::*;
-
-/// More of them, once in a while: `PHALANX_TEST_CASES=1000000`.
-fn cases() -> ProptestConfig {
-    let told = std::env::var("PHALANX_TEST_CASES").ok();
-    let cases = told.and_then(|cases| cases.parse().ok()).unwrap_or(256);
-    ProptestConfig::with_cases(cases)
-}
+use serde::{Serialize, de::DeserializeOwned};
 
 /// Bytes that may stand in a header.
 fn value() -> impl Strategy<Value = HeaderValue> {
@@ -59,8 +61,158 @@ async fn params(query: &str) -> Option<Params> {
     Params::from_request_parts(&mut parts, &()).await.ok()
 }
 
+/// Good documents of every kind, which the strategies below touch.
+fn good() -> [serde_json::Value; 4] {
+    use serde_json::json;
+    [
+        json!({
+            "agent_metadata": {"agent_id": "mine", "name": "Mine", "version": "1.0.0", "description": "d", "tags": ["a", "b"]},
+            "agent_code": {"source_code": "ZGVmIGhhbmRsZXIoKTogcGFzcwo=", "entrypoint": "handler",
+                "dependencies": {"python": ["requests>=2"], "system": ["graphviz"]},
+                "configuration": {"memory_limit": 128, "timeout": 5, "concurrent_executions": 2, "warm_start": true, "warm_up": {"a": [1]}}},
+            "deployment_config": {"environment": "dev", "auto_scaling": {"enabled": true, "min_instances": 0, "max_instances": 3, "target_utilization": 0.7},
+                "security": {"environment_variables": {"A": "b"}, "egress": {"policy": "allowlist", "allow": ["a.example.org:443"]}}},
+            "monitoring": {"metrics": {"log_level": "INFO", "custom_metrics": ["x.y"]}, "health_check": {"enabled": true, "path": "/health", "interval": 30}}
+        }),
+        json!({
+            "execution_id": "mine-1",
+            "input_data": {"parameters": {"a": [1, {"b": null}]}, "context": {"user_id": "u", "session_id": "s", "metadata": {"k": "v"}}},
+            "execution_options": {"timeout": 5, "priority": "high", "async": true, "callback_url": "https://hooks.example.org/"}
+        }),
+        json!({"deployment_strategy": "canary", "canary_config": {"traffic_percentage": 10, "duration": 60}, "rollback_config": {"auto_rollback": true}}),
+        json!({"rules": {"latency": {"enabled": true, "threshold": 100, "for_minutes": 5}}, "escalation": {"level_1": {"after_minutes": 0, "webhook_url": "https://hooks.example.org/"}}}),
+    ]
+}
+
+/// What belongs nowhere.
+fn odd() -> impl Strategy<Value = serde_json::Value> {
+    use serde_json::{Value, json};
+    prop_oneof![
+        Just(Value::Null),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        any::<bool>().prop_map(Value::from),
+        "\\PC{0,80}".prop_map(Value::from),
+        any::<String>().prop_map(Value::from),
+        (1usize..120).prop_map(|deep| (0..deep).fold(json!({}), |below, _| json!([below]))),
+        (0usize..600).prop_map(|many| json!(vec!["a"; many])),
+        "\\PC{0,9}".prop_map(|name| json!({name: 1})),
+    ]
+}
+
+/// A good document, in which members have become others, or bytes.
+fn body() -> impl Strategy<Value = Vec<u8>> {
+    let swaps = prop::collection::vec((any::<prop::sample::Index>(), odd()), 0..3);
+    let document = (0usize..4, swaps).prop_map(|(which, swaps)| {
+        let mut document = good()[which].clone();
+        for (at, odd) in swaps {
+            let mut all = Vec::new();
+            pointers(&document, "", &mut all);
+            let at = &all[at.index(all.len())];
+            if let Some(place) = document.pointer_mut(at) {
+                *place = odd;
+            }
+        }
+        document.to_string().into_bytes()
+    });
+    changed(document)
+}
+
+fn pointers(value: &serde_json::Value, at: &str, all: &mut Vec<String>) {
+    all.push(at.to_owned());
+    if let Some(members) = value.as_object() {
+        for (name, value) in members {
+            let name = name.replace('~', "~0").replace('/', "~1");
+            pointers(value, &format!("{at}/{name}"), all);
+        }
+    }
+}
+
+/// A row gives back what was put into it.
+fn kept_as_it_is<T: Serialize + DeserializeOwned>(what: &T) -> Result<(), TestCaseError> {
+    let text = serde_json::to_string(what).expect("JSON");
+    let read: T = serde_json::from_str(&text)
+        .map_err(|error| TestCaseError::fail(format!("{text}: {error}")))?;
+    let (one, other) = (serde_json::to_value(what), serde_json::to_value(&read));
+    let same = same(&one.expect("JSON"), &other.expect("JSON"));
+    prop_assert!(same, "{}", text);
+    Ok(())
+}
+
+/// Numbers are read to within the last of their digits.
+fn same(one: &serde_json::Value, other: &serde_json::Value) -> bool {
+    use serde_json::Value;
+    match (one, other) {
+        (Value::Number(a), Value::Number(b)) => {
+            a == b || {
+                let (a, b) = (a.as_f64().unwrap_or(0.0), b.as_f64().unwrap_or(1.0));
+                (a - b).abs() <= a.abs() * 1e-14
+            }
+        }
+        (Value::Array(a), Value::Array(b)) => {
+            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b))
+        }
+        (Value::Object(a), Value::Object(b)) => {
+            a.len() == b.len()
+                && a.iter()
+                    .all(|(name, a)| b.get(name).is_some_and(|b| same(a, b)))
+        }
+        (a, b) => a == b,
+    }
+}
+
+/// Every fault of a request has its place, and words that say what is allowed, of a bounded length.
+fn named(error: &Error) -> Result<(), TestCaseError> {
+    prop_assert_eq!(error.kind, domain::Kind::Invalid);
+    prop_assert!((1..=51).contains(&error.faults.len()), "{:?}", error.faults);
+    for fault in &error.faults {
+        let (place, what) = fault.split_once(": ").unwrap_or(("", fault));
+        let more = fault.starts_with("and ") && fault.ends_with(" more");
+        prop_assert!(
+            more || (!place.is_empty() && place.len() < 600 && what.contains("allowed")),
+            "{}",
+            fault
+        );
+        prop_assert!(
+            fault.len() < 2500 && !fault.contains(char::is_control),
+            "{:?}",
+            fault
+        );
+    }
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(cases())]
+
+    /// What is read of a body can be kept and is read from there as the same; what is refused is named.
+    #[test]
+    fn bodies(body in body()) {
+        match agents::request::read(&body, Limits::default()) {
+            Ok(wanted) => {
+                kept_as_it_is(&wanted.spec)?;
+                prop_assert!(wanted.code.len() <= body.len() && wanted.variables.len() <= 200);
+            }
+            Err(error) => named(&error)?,
+        }
+        let openness = domain::webhook::Openness::default();
+        match executions::request::read(&body, &somebody(), &openness) {
+            Ok(asked) => {
+                prop_assert!(serde_json::from_str::<serde_json::Map<_, serde_json::Value>>(asked.input.get()).is_ok(), "{}", asked.input);
+                prop_assert!(asked.timeout_s.is_none_or(|s| (1..=28800).contains(&s)));
+                prop_assert!(asked.callback_url.is_none_or(|url| domain::webhook::target(&url, &openness).is_ok()));
+                kept_as_it_is(&asked.caller)?;
+            }
+            Err(error) => named(&error)?,
+        }
+        if let Err(error) = agents::update_request::read(&body, Limits::default()) {
+            named(&error)?;
+        }
+        match alerts::replace_policy::read(&body, &openness) {
+            Ok(policy) => prop_assert!(policy.levels.windows(2).all(|two| two[0].after_minutes <= two[1].after_minutes)),
+            Err(error) => named(&error)?,
+        }
+    }
 
     #[test]
     fn queries(query in query()) {

@@ -8,7 +8,7 @@ use std::os::unix::net::{SocketAddr, UnixListener};
 use std::{collections::BTreeSet, net::TcpListener, path::Path};
 
 /// Each attack of `attacks/`, and every word by which it may fail. One outcome that is not among them is a hole.
-const ATTACKS: &[(&str, &[&str])] = &[
+pub const ATTACKS: &[(&str, &[&str])] = &[
     // files
     ("host_files", &["ENOENT", "EACCES"]),
     ("host_files_through_proc", &["ENOENT", "EACCES"]),

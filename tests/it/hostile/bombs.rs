@@ -10,7 +10,7 @@ use std::{
 };
 
 /// How far each may come before it is stopped. Its execution may also end with its instance (no memory left), or by its time.
-const BOMBS: &[(&str, u64)] = &[
+pub const BOMBS: &[(&str, u64)] = &[
     ("forks", 300),
     ("forks_of_forks", 300),
     ("threads", 300),

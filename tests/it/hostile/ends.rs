@@ -14,7 +14,7 @@ const TOO_LARGE: &str = "failed OUTPUT_TOO_LARGE";
 const NO_MEMORY: &str = "failed OUT_OF_MEMORY";
 const DONE: &str = "completed";
 
-const ENDS: &[(&str, &[&str])] = &[
+pub const ENDS: &[(&str, &[&str])] = &[
     ("length_too_short", &[CRASHED]),
     ("length_of_four_gigabytes", &[CRASHED]),
     ("frame_that_never_ends", &[TIMEOUT]),

@@ -10,6 +10,7 @@ mod ends;
 mod handlers;
 mod honest;
 mod keys;
+mod page;
 mod walls;
 
 use phalanx_tests::{Client, Cluster, fixtures, json};

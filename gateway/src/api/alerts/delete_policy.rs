@@ -11,7 +11,8 @@ use domain::Error;
 /// still had to send is sent.
 #[utoipa::path(delete, path = "/api/v1/alerts/policy", operation_id = "delete_alert_policy", tag = "alerts",
     params(("agent_id" = String, Query)),
-    responses((status = 200, body = AlertPolicyDocument)))]
+    responses((status = 200, body = AlertPolicyDocument),
+        (status = 404, description = "There is no such agent in reach of this key, or it has no policy of its own (`NOT_FOUND`)")))]
 pub async fn delete_policy(State(app): State<App>, who: Who, params: Params) -> Answer<Response> {
     let named = params.one("agent_id").map(str::to_owned);
     if named.is_none() {

@@ -140,7 +140,7 @@ pub async fn replace_policy(
     )))
 }
 
-fn read(bytes: &[u8], openness: &Openness) -> Result<Policy> {
+pub fn read(bytes: &[u8], openness: &Openness) -> Result<Policy> {
     let (document, _) = json::read(bytes, &[])?;
     let (faults, mut policy) = (Faults::default(), Policy::default());
     {

@@ -59,9 +59,8 @@ pub struct Times {
     /// Everything before the handler: the first six of `waterfall`.
     queue_time: f64,
     waterfall: Option<Phases>,
-    /// How the instance came to be that it waited for; absent where one was there.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(required = false, schema_with = openapi::instance_start)]
+    /// How the instance came to be that it waited for; null where one was there.
+    #[schema(schema_with = openapi::maybe_instance_start)]
     instance_start: Option<How>,
 }
 
@@ -284,9 +283,8 @@ struct ExecutionFigures {
     cpu_time: Option<f64>,
     queue_time: Option<f64>,
     waterfall: Option<Phases>,
-    /// How the instance came to be that it waited for; absent where one was there.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(required = false, schema_with = openapi::instance_start)]
+    /// How the instance came to be that it waited for; null where one was there.
+    #[schema(schema_with = openapi::maybe_instance_start)]
     instance_start: Option<How>,
     tokens_used: Option<i64>,
 }
