@@ -290,10 +290,6 @@ pub fn maybe_failure_code() -> ObjectBuilder {
     or_null(domain::execution::FailureCode::WORDS)
 }
 
-pub fn maybe_instance_start() -> ObjectBuilder {
-    or_null(domain::waterfall::How::WORDS)
-}
-
 /// A list of at least one of these words.
 fn list_of(words: &'static [&'static str]) -> ArrayBuilder {
     ArrayBuilder::new()
