@@ -138,10 +138,23 @@ impl Level {
         self.isolation == Isolation::Namespaces && self.failure.is_none()
     }
 
-    /// What is forked from a template can be bounded, counted and ended alone: by control groups of its own.
-    pub fn can_fork(&self) -> bool {
+    /// What is forked from a template must be bounded, counted and ended alone, by control groups of its own. `None`: it can be.
+    pub fn cannot_fork(&self) -> Option<&'static str> {
         let has = |controller: &str| self.controllers.iter().any(|c| c == controller);
-        self.is_confined() && self.proc && has("memory") && has("pids")
+        if !self.is_confined() {
+            Some("not confined")
+        } else if !self.proc {
+            Some("no /proc")
+        } else if !has("memory") || !has("pids") {
+            Some("no control groups for memory and processes")
+        } else {
+            None
+        }
+    }
+
+    /// Sandboxes that stand ready for the next instance.
+    pub fn standing(&self) -> usize {
+        self.host.standby.grounded()
     }
 
     pub(super) fn watches_memory(&self) -> bool {
@@ -201,9 +214,13 @@ impl fmt::Display for Level {
         }
         write!(
             f,
-            "; memory by {}, processes by {})",
+            "; memory by {}, processes by {}; ",
             self.memory, self.processes
-        )
+        )?;
+        match self.cannot_fork() {
+            None => write!(f, "warm starts)"),
+            Some(why) => write!(f, "no warm starts: {why})"),
+        }
     }
 }
 

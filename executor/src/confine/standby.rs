@@ -32,6 +32,10 @@ impl Standby {
         grounded.or_else(|| of(&self.bare))
     }
 
+    pub fn grounded(&self) -> usize {
+        lock(&self.grounded).len()
+    }
+
     pub fn clear(&self) {
         lock(&self.grounded).clear();
         lock(&self.bare).clear();
