@@ -20,6 +20,7 @@ mod leave;
 mod link;
 mod meter;
 mod pool;
+mod purge;
 mod python;
 mod run;
 mod shelf;

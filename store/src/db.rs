@@ -299,6 +299,11 @@ pub(crate) fn migrator() -> Migrator {
             "system_lock",
             include_str!("../migrations/0021_system_lock.sql"),
         ),
+        (
+            24,
+            "used_archives",
+            include_str!("../migrations/0024_used_archives.sql"),
+        ),
     ];
     let migrations = texts.into_iter().map(|(version, name, text)| {
         let text = sqlx::SqlStr::from_static(text);
