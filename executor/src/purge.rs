@@ -33,7 +33,7 @@ pub async fn run(node: Arc<Node>, stop: CancellationToken) {
             ),
             Ok(_) => {}
             Err(error) => {
-                tracing::warn!(error = ?error, "unneeded code and packages were not looked for")
+                tracing::warn!(error = ?error, "unneeded code and packages were not looked for");
             }
         }
     }
