@@ -50,6 +50,8 @@ pub struct Config {
     pub template_idle: Duration,
     /// Of each template: what has been forked ahead.
     pub spares: usize,
+    /// Code and packages that no version has needed for so long are removed.
+    pub unused: Duration,
     /// Networks that agents may connect to although they are private, or this host's own.
     pub egress_private: Vec<domain::egress::Rule>,
 }
@@ -86,6 +88,7 @@ impl Config {
             templates: true,
             template_idle: Duration::from_secs(900),
             spares: 1,
+            unused: Duration::from_secs(24 * 3600),
             egress_private: Vec::new(),
         }
     }

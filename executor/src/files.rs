@@ -108,6 +108,13 @@ pub fn aside_name(dir: &Path) -> PathBuf {
     dir.join(format!(".{}", uuid::Uuid::new_v4().simple()))
 }
 
+/// Whether a finished folder is there; if so, it counts as needed now, and `purge` leaves it alone.
+pub fn claim(dir: &Path) -> bool {
+    fs::File::open(dir)
+        .and_then(|dir| dir.set_modified(std::time::SystemTime::now()))
+        .is_ok()
+}
+
 /// Removes a folder that others wrote, also what they closed to its owner. No link is followed; nothing there is fine.
 pub fn remove_tree(dir: &Path) -> io::Result<()> {
     match fs::symlink_metadata(dir) {

@@ -2,6 +2,7 @@
 
 use crate::{
     environment::{Origin, Say},
+    files,
     shelf::{Found, Shelf},
 };
 use domain::Result;
@@ -43,7 +44,7 @@ impl Folders {
     ) -> Result<Origin> {
         let name = format!("{} {}", self.name, &digest[..12]);
         let _turn = self.making.take(digest).await;
-        if folder.exists() {
+        if files::claim(folder) {
             say(format!("{name} is there already"));
             return Ok(Origin::There);
         }

@@ -13,6 +13,7 @@ use crate::{
     leave,
     meter::{Counts, Meter},
     pool::{Common, Pool, Starts, Templates},
+    purge,
     python::Python,
     run::Runner,
     shelf::Shelf,
@@ -42,7 +43,7 @@ use store::{Store, executions::Holder};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// In the object store, where environments have the C library that they were chosen for: a layer's digest holds its release.
-const LAYERS: &str = "layer";
+pub const LAYERS: &str = "layer";
 
 pub struct Executor {
     node: Arc<Node>,
@@ -96,6 +97,9 @@ pub(crate) async fn bind(config: Config, deps: Deps) -> Result<Executor> {
     );
     if !level.is_confined() {
         tracing::warn!("AGENTS ARE NOT CONFINED: {level}");
+    }
+    if let (true, Some(why)) = (config.templates, level.cannot_fork()) {
+        tracing::info!("every instance is spawned, none is forked from a template: {why}");
     }
     if config.cpus.is_some() && !level.controllers.iter().any(|one| one == "cpu") {
         return Err(Error::unavailable(format!(
@@ -221,6 +225,7 @@ impl Executor {
         background.spawn(beat::run(Arc::clone(&node), quiet.clone()));
         background.spawn(beat::announce(Arc::clone(&node), quiet.clone()));
         background.spawn(sweep::run(Arc::clone(&node), quiet.clone()));
+        background.spawn(purge::run(Arc::clone(&node), quiet.clone()));
         stop.cancelled().await;
         if !node.config.alone {
             leave::hand_over(&node).await;
@@ -281,7 +286,7 @@ impl Node {
             .ok_or_else(|| Error::not_found(format!("version {id}")))?;
         let entrypoint = &version.spec.entrypoint;
         let code = files::code_dir(&self.config.data_dir, &version.artifact, entrypoint);
-        if !code.exists() {
+        if !files::claim(&code) {
             let bytes = self
                 .store
                 .artifact(account, &version.artifact)
@@ -294,13 +299,16 @@ impl Node {
             .map(|kept| (kept.lock, kept.system))
             .unwrap_or_default();
         let layer = self.system.folder(&system)?;
-        if layer.as_ref().is_some_and(|folder| !folder.exists()) {
+        if layer.as_ref().is_some_and(|folder| !files::claim(folder)) {
             self.system
                 .package(&version.spec.system, Some(system), &|_| {})
                 .await?;
         }
         let packages = self.environments.folder(&lock);
-        if packages.as_ref().is_some_and(|folder| !folder.exists()) {
+        if packages
+            .as_ref()
+            .is_some_and(|folder| !files::claim(folder))
+        {
             // Placed here before it was packaged here: another node's lock, or a data directory that was cleared.
             self.environments
                 .package(&version.spec.python, Some(lock), &|_| {})

@@ -23,6 +23,7 @@ mod meter;
 #[path = "../../tests/mutate.rs"]
 mod mutate;
 mod pool;
+mod purge;
 mod python;
 mod run;
 mod shelf;

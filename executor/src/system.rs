@@ -83,6 +83,13 @@ impl System {
         }
     }
 
+    /// What the layer of a lock is called; `None` where the lock has no packages.
+    pub fn digest(&self, lock: &str) -> Result<Option<String>> {
+        let folder = self.folder(lock)?;
+        let name = folder.as_deref().and_then(Path::file_name);
+        Ok(name.map(|name| name.to_string_lossy().into_owned()))
+    }
+
     /// The layer of a lock; `None` where the lock has no packages.
     pub fn folder(&self, lock: &str) -> Result<Option<PathBuf>> {
         if lock.is_empty() {

@@ -46,6 +46,18 @@ impl Version {
         }
     }
 
+    /// What of this node's disk it needs.
+    pub fn folders(&self) -> Vec<PathBuf> {
+        let Files {
+            code,
+            packages,
+            layer,
+            ..
+        } = &self.files;
+        let folders = [Some(code), packages.as_ref(), layer.as_ref()];
+        folders.into_iter().flatten().cloned().collect()
+    }
+
     /// What one instance of it may see and use.
     pub fn confine_spec(&self, id: &str) -> confine::Spec {
         let python = &self.files.python;

@@ -92,6 +92,7 @@ pub fn executor(
     config.templates = told.templates;
     config.template_idle = Duration::from_secs(told.template_idle_s);
     config.spares = told.spares;
+    config.unused = Duration::from_secs(told.unused_s);
     config.egress_private = networks("executor.egress_private", &told.egress_private)?;
     Ok(config)
 }

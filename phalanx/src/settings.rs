@@ -142,6 +142,7 @@ pub struct Executor {
     pub templates: bool,
     pub template_idle_s: u64,
     pub spares: usize,
+    pub unused_s: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]

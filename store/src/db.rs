@@ -309,6 +309,11 @@ pub(crate) fn migrator() -> Migrator {
             "starts_and_looks",
             include_str!("../migrations/0023_starts_and_looks.sql"),
         ),
+        (
+            24,
+            "used_archives",
+            include_str!("../migrations/0024_used_archives.sql"),
+        ),
     ];
     let migrations = texts.into_iter().map(|(version, name, text)| {
         let text = sqlx::SqlStr::from_static(text);

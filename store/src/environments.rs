@@ -45,6 +45,45 @@ impl Store {
         .transpose()
     }
 
+    /// Versions need these, now.
+    pub async fn use_archives(&self, digests: &[&str], now: Timestamp) -> Result<()> {
+        let sql = "UPDATE environments SET used_at = $1 WHERE digest = $2 AND used_at < $1";
+        for digest in digests {
+            write!(self, pool => sqlx::query(sql).bind(now.0).bind(*digest).execute(pool).await.map(|_| ()))
+                .map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// Those that were made, and last needed, before.
+    pub async fn unused_archives(&self, before: Timestamp, limit: u32) -> Result<Vec<Archive>> {
+        let sql = "SELECT digest, libc, archive, size, created_at FROM environments WHERE used_at < $1 AND created_at < $1 \
+             ORDER BY digest, libc LIMIT $2";
+        let rows: Vec<(String, String, String, i64, i64)> =
+            read!(self, pool => sqlx::query_as(sql).bind(before.0).bind(i64::from(limit)).fetch_all(pool).await)
+                .map_err(failed)?;
+        rows.into_iter()
+            .map(|(digest, libc, archive, size, created_at)| {
+                Ok(Archive {
+                    digest,
+                    libc,
+                    archive,
+                    size: u64::try_from(size).map_err(|_| corrupt("size of an environment"))?,
+                    created_at: Timestamp(created_at),
+                })
+            })
+            .collect()
+    }
+
+    /// `false`: it was needed, or made anew, meanwhile.
+    pub async fn forget_archive(&self, gone: &Archive, before: Timestamp) -> Result<bool> {
+        let sql = "DELETE FROM environments WHERE digest = $1 AND libc = $2 AND archive = $3 AND used_at < $4 AND created_at < $4";
+        let rows = write!(self, pool => sqlx::query(sql).bind(&gone.digest).bind(&gone.libc).bind(&gone.archive).bind(before.0)
+            .execute(pool).await.map(|done| done.rows_affected()))
+        .map_err(failed)?;
+        Ok(rows == 1)
+    }
+
     /// The first one stays, unless it is `replaced`, which was found missing or spoilt. `false`: another one stays.
     pub async fn keep_archive(&self, new: &Archive, replaced: Option<&str>) -> Result<bool> {
         let sql = "INSERT INTO environments (digest, libc, archive, size, created_at) VALUES ($1, $2, $3, $4, $5) \

@@ -46,6 +46,16 @@ pub struct Version {
     pub created_at: Timestamp,
 }
 
+/// What any version of a living agent needs.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Needed {
+    /// Digests of artifacts.
+    pub code: std::collections::HashSet<String>,
+    pub locks: std::collections::BTreeSet<String>,
+    /// Locks of packages of the system.
+    pub systems: std::collections::BTreeSet<String>,
+}
+
 /// The lock that a version runs with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lock {
@@ -152,6 +162,29 @@ impl Store {
             digest,
             system,
         }))
+    }
+
+    /// Of all accounts: what executors keep on their disks.
+    pub async fn needed(&self) -> Result<Needed> {
+        let living = "JOIN agents ON agents.incarnation = versions.incarnation WHERE agents.deleted_at IS NULL";
+        let code = sqlx::AssertSqlSafe(format!("SELECT DISTINCT artifact FROM versions {living}"));
+        let packages = |column: &str| {
+            let locks = "FROM locks JOIN versions ON versions.id = locks.version_id";
+            sqlx::AssertSqlSafe(format!(
+                "SELECT DISTINCT locks.{column} {locks} {living} AND locks.{column} <> ''"
+            ))
+        };
+        let (code, locks, systems) = read!(self, pool => {
+            let code: Vec<(String,)> = sqlx::query_as(code).fetch_all(pool).await.map_err(failed)?;
+            let locks: Vec<(String,)> = sqlx::query_as(packages("lock")).fetch_all(pool).await.map_err(failed)?;
+            let systems: Vec<(String,)> = sqlx::query_as(packages("system")).fetch_all(pool).await.map_err(failed)?;
+            (code, locks, systems)
+        });
+        Ok(Needed {
+            code: code.into_iter().map(|row| row.0).collect(),
+            locks: locks.into_iter().map(|row| row.0).collect(),
+            systems: systems.into_iter().map(|row| row.0).collect(),
+        })
     }
 
     /// The first one stays.

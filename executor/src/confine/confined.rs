@@ -75,9 +75,9 @@ pub async fn spawn(spec: &Spec, level: &Level) -> Result<Confined, Error> {
     let starting = tokio::task::spawn_blocking(move || start(&asked, &at));
     let started = starting.await.map_err(|e| Error::Helper(e.to_string()))??;
     // Not awaited: a bounded piece of work that nobody here needs.
-    let host = Arc::clone(&level.host);
+    let at = level.clone();
     drop(tokio::task::spawn_blocking(move || {
-        host.standby.fill(&host);
+        at.host.standby.fill(&at);
     }));
     Confined::new(started, spec, level)
 }

@@ -1,4 +1,4 @@
-//! `phalanx __confine`: reads a plan from fd 0, makes the namespaces, hands the sandbox's first process to the executor and leaves.
+//! `phalanx __confine`: reads the ground from fd 0, makes the namespaces, hands the sandbox's first process to the executor and leaves.
 //! One thread, no runtime, nothing from the environment.
 
 use std::fs;
@@ -11,7 +11,7 @@ use rustix::process::Pid;
 use seccompiler::BpfProgram;
 
 use super::error::{Error, Step};
-use super::plan::{Entry, Mode, Plan, Report};
+use super::plan::{Entry, Ground, Mode, Plan, Report};
 use super::{init, inside, root, seccomp, sys, wire};
 
 /// What `phalanx __confine` calls before it does anything else. Never returns.
@@ -59,37 +59,18 @@ fn control() -> io::Result<UnixStream> {
 }
 
 fn run(control: &UnixStream) -> Result<(), Error> {
-    let mut filter = seccomp::program(true, false)?; // while we wait
-    let Some((plan, fds)) = wire::receive::<Plan>(control).step("read the plan")? else {
+    let filter = seccomp::program(true, false)?; // while we wait
+    let Some((ground, _)) = wire::receive::<Ground>(control).step("read the ground")? else {
         return Ok(()); // a standby that was never used
     };
-    if plan.limits.data_bytes.is_some() || plan.slots > 0 {
-        filter = seccomp::program(plan.limits.data_bytes.is_none(), plan.slots > 0)?;
-    }
-    let null = fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/dev/null")
-        .step("open /dev/null")?;
-    rustix::stdio::dup2_stdin(&null).step("close stdin")?;
-    let mut fds = fds.into_iter();
-    let socket = match fds.next() {
-        Some(socket) => socket,
-        None => null.try_clone().step("dup /dev/null")?.into(),
-    };
-    let outfit = Outfit {
-        null: null.into(),
-        socket,
-        stdout: fds.next(),
-        stderr: fds.next(),
-        filter,
-    };
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-
-    match plan.mode {
-        Mode::Plain => init::run_plain(control, &plan, outfit),
-        Mode::Confine | Mode::Install => confine(control, &plan, outfit),
-        Mode::Probe => confine(control, &plan, outfit).or_else(|failed| {
+    match ground.mode {
+        Mode::Plain => match outfit(control, filter)? {
+            Some((plan, outfit, _)) => init::run_plain(control, &ground, &plan, outfit),
+            None => Ok(()),
+        },
+        Mode::Confine | Mode::Install => confine(control, &ground, filter),
+        Mode::Probe => confine(control, &ground, filter).or_else(|failed| {
             let namespaces = available();
             wire::send(
                 control,
@@ -106,15 +87,48 @@ fn run(control: &UnixStream) -> Result<(), Error> {
     }
 }
 
-fn confine(control: &UnixStream, plan: &Plan, outfit: Outfit) -> Result<(), Error> {
-    let changes_identity = plan.uid != rustix::process::geteuid().as_raw();
+/// The plan, what its worker gets, and the trees that are its own; `None` when the executor has closed.
+pub fn outfit(
+    control: &UnixStream,
+    mut filter: BpfProgram,
+) -> Result<Option<(Plan, Outfit, Vec<OwnedFd>)>, Error> {
+    let Some((plan, fds)) = wire::receive::<Plan>(control).step("read the plan")? else {
+        return Ok(None);
+    };
+    if plan.limits.data_bytes.is_some() || plan.slots > 0 {
+        filter = seccomp::program(plan.limits.data_bytes.is_none(), plan.slots > 0)?;
+    }
+    let null = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/null")
+        .step("open /dev/null")?;
+    rustix::stdio::dup2_stdin(&null).step("close stdin")?;
+    let mut fds = fds.into_iter();
+    let trees = fds.by_ref().take(plan.entries.len()).collect();
+    let socket = match fds.next() {
+        Some(socket) => socket,
+        None => null.try_clone().step("dup /dev/null")?.into(),
+    };
+    let outfit = Outfit {
+        null: null.into(),
+        socket,
+        stdout: fds.next(),
+        stderr: fds.next(),
+        filter,
+    };
+    Ok(Some((plan, outfit, trees)))
+}
+
+fn confine(control: &UnixStream, ground: &Ground, filter: BpfProgram) -> Result<(), Error> {
+    let changes_identity = ground.uid != rustix::process::geteuid().as_raw();
     if changes_identity {
         // Our supplementary groups would follow the worker.
         rustix::thread::set_thread_groups(&[]).step("setgroups")?;
     }
     // Under global memory pressure the kernel should take workers before it takes the executor.
     let _ = fs::write("/proc/self/oom_score_adj", "500");
-    let trees = open_trees(&plan.entries)?;
+    let trees = open_trees(&ground.entries)?;
 
     let (mut go_read, mut go_write) = io::pipe().step("pipe")?;
     let all = sys::NAMESPACES
@@ -123,7 +137,7 @@ fn confine(control: &UnixStream, plan: &Plan, outfit: Outfit) -> Result<(), Erro
     let Some(pid) = sys::clone_as_sibling(all).step("new namespaces")? else {
         drop(go_write);
         let wait_for_maps = move || matches!(go_read.read(&mut [0]), Ok(1));
-        inside::main(control, plan, outfit, trees, wait_for_maps);
+        inside::main(control, ground, filter, trees, wait_for_maps);
     };
     wire::send(
         control,
@@ -133,21 +147,21 @@ fn confine(control: &UnixStream, plan: &Plan, outfit: Outfit) -> Result<(), Erro
         &[],
     )
     .step("report")?;
-    map_ids(pid, plan, changes_identity)?;
+    map_ids(pid, ground, changes_identity)?;
     go_write.write_all(&[1]).step("release the first process")
 }
 
 /// One identity inside, the worker's: no root in there but by name, and none of ours outside.
-fn map_ids(pid: Pid, plan: &Plan, changes_identity: bool) -> Result<(), Error> {
+fn map_ids(pid: Pid, ground: &Ground, changes_identity: bool) -> Result<(), Error> {
     let pid = pid.as_raw_nonzero();
     let write = |file: &str, text: String| {
         fs::write(format!("/proc/{pid}/{file}"), text).step_with(|| format!("write {file}"))
     };
-    write("uid_map", format!("{} {} 1", plan.inside_id, plan.uid))?;
+    write("uid_map", format!("{} {} 1", ground.inside_id, ground.uid))?;
     if !changes_identity {
         write("setgroups", "deny".to_owned())?; // the kernel's condition for an ordinary user's gid_map
     }
-    write("gid_map", format!("{} {} 1", plan.inside_id, plan.gid))
+    write("gid_map", format!("{} {} 1", ground.inside_id, ground.gid))
 }
 
 /// Opens what will be bound while we still have the executor's rights: the worker's uid may be unable to walk there.

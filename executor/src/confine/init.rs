@@ -21,25 +21,35 @@ use rustix::event::{PollFd, PollFlags, poll};
 
 use super::error::{Error, Step};
 use super::helper::{Outfit, report_failure};
-use super::plan::{Mode, Plan, Report};
+use super::plan::{Ground, Mode, Plan, Report};
 use super::{landlock, privileges, process, seccomp, sys, wire};
 
 /// As process 1 of a pid namespace.
-pub fn run(control: &UnixStream, plan: &Plan, outfit: Outfit) -> Result<(), Error> {
+pub fn run(
+    control: &UnixStream,
+    ground: &Ground,
+    plan: &Plan,
+    outfit: Outfit,
+) -> Result<(), Error> {
     // A session of its own; standard streams of ours would hold the executor's open.
     rustix::process::setsid().step("setsid")?;
     rustix::stdio::dup2_stdout(&outfit.null).step("close stdout")?;
     rustix::stdio::dup2_stderr(&outfit.null).step("close stderr")?;
-    supervise(control, plan, outfit)
+    supervise(control, ground, plan, outfit)
 }
 
 /// The same for a template.
-pub fn run_template(control: &UnixStream, plan: &Plan, outfit: Outfit) -> Result<(), Error> {
+pub fn run_template(
+    control: &UnixStream,
+    ground: &Ground,
+    plan: &Plan,
+    outfit: Outfit,
+) -> Result<(), Error> {
     rustix::process::setsid().step("setsid")?;
     rustix::stdio::dup2_stdout(&outfit.null).step("close stdout")?;
     rustix::stdio::dup2_stderr(&outfit.null).step("close stderr")?;
     let signals = watch_children()?;
-    let worker = start(plan, outfit)?;
+    let worker = start(ground, plan, outfit)?;
     privileges::keep_mounting()?;
     wire::send(control, &Report::Running, &[]).step("report")?;
     let mut children = children::Children::new(worker);
@@ -53,7 +63,12 @@ pub fn run_template(control: &UnixStream, plan: &Plan, outfit: Outfit) -> Result
 }
 
 /// Without namespaces: orphans of the worker come to us (subreaper), and we kill them before we leave.
-pub fn run_plain(control: &UnixStream, plan: &Plan, outfit: Outfit) -> Result<(), Error> {
+pub fn run_plain(
+    control: &UnixStream,
+    ground: &Ground,
+    plan: &Plan,
+    outfit: Outfit,
+) -> Result<(), Error> {
     let own = rustix::process::getpid();
     wire::send(
         control,
@@ -65,14 +80,19 @@ pub fn run_plain(control: &UnixStream, plan: &Plan, outfit: Outfit) -> Result<()
     .step("report")?;
     rustix::process::set_child_subreaper(Some(own)).step("subreaper")?;
     privileges::no_new_privileges()?;
-    let ended = run(control, plan, outfit);
+    let ended = run(control, ground, plan, outfit);
     process::kill_children();
     ended
 }
 
-fn supervise(control: &UnixStream, plan: &Plan, outfit: Outfit) -> Result<(), Error> {
+fn supervise(
+    control: &UnixStream,
+    ground: &Ground,
+    plan: &Plan,
+    outfit: Outfit,
+) -> Result<(), Error> {
     let signals = watch_children()?;
-    let worker = start(plan, outfit)?;
+    let worker = start(ground, plan, outfit)?;
     wire::send(control, &Report::Running, &[]).step("report")?;
     loop {
         if wait(control, &signals)? {
@@ -135,12 +155,12 @@ fn reap(worker: Pid) -> Option<Report> {
 }
 
 /// Forks and executes the worker; returns once its program runs (the pipe closed on exec) or with the step that failed.
-fn start(plan: &Plan, outfit: Outfit) -> Result<Pid, Error> {
+fn start(ground: &Ground, plan: &Plan, outfit: Outfit) -> Result<Pid, Error> {
     let program = Program::new(plan)?;
     let (failure, told) = UnixStream::pair().step("pair")?;
     let Some(pid) = sys::fork_into(0).step("fork")? else {
         drop(failure);
-        let Err(error) = execute(plan, &program, &outfit);
+        let Err(error) = execute(ground, plan, &program, &outfit);
         report_failure(&told, error);
         sys::exit_now(127)
     };
@@ -177,12 +197,13 @@ impl Program {
 }
 
 fn execute(
+    ground: &Ground,
     plan: &Plan,
     program: &Program,
     outfit: &Outfit,
 ) -> Result<std::convert::Infallible, Error> {
     rustix::process::setsid().step("setsid")?;
-    if plan.mode == Mode::Plain {
+    if ground.mode == Mode::Plain {
         std::env::set_current_dir("/").step("chdir /")?;
     }
     std::env::set_current_dir(&plan.cwd).step_with(|| format!("chdir {}", plan.cwd))?;
@@ -204,13 +225,13 @@ fn execute(
     sys::close_on_exec_from(4).step("close descriptors")?;
     if plan.slots > 0 {
         privileges::no_new_privileges()?;
-        landlock::restrict(plan)?;
+        landlock::restrict(ground, plan)?;
         privileges::keep_changing_root()?;
     }
-    if plan.mode == Mode::Install {
+    if ground.mode == Mode::Install {
         seccomp::install(&seccomp::pretences()?)?;
     }
-    if plan.mode != Mode::Plain {
+    if ground.mode != Mode::Plain {
         seccomp::install(&outfit.filter)?;
     }
     nix::unistd::execve(&program.argv[0], &program.argv, &program.env)

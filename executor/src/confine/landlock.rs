@@ -9,16 +9,16 @@ use landlock::{
 };
 
 use super::error::{Error, Step};
-use super::plan::{Bind, Entry, Plan};
+use super::plan::{Bind, Entry, Ground, Plan};
 use super::root::slots::SLOTS;
 
 /// What is asked for. Kernels that know less enforce what they know; what newer ones add is looked at before it is asked for.
 const WANTED: ABI = ABI::V7;
 
 /// Restricts this process and all that descends from it. 0: this kernel has no Landlock.
-pub fn restrict(plan: &Plan) -> Result<u32, Error> {
+pub fn restrict(ground: &Ground, plan: &Plan) -> Result<u32, Error> {
     let mut open = Vec::new();
-    for (path, access) in rules(plan) {
+    for (path, access) in rules(ground, plan) {
         let at = PathFd::new(path).map_err(std::io::Error::other);
         open.push(PathBeneath::new(
             at.step_with(|| format!("open {path}"))?,
@@ -33,7 +33,7 @@ pub fn restrict(plan: &Plan) -> Result<u32, Error> {
 }
 
 /// Read and execute what there is, change what is scratch, talk to devices. Paths are those of the new root.
-fn rules(plan: &Plan) -> Vec<(&str, BitFlags<AccessFs>)> {
+fn rules<'a>(ground: &'a Ground, plan: &'a Plan) -> Vec<(&'a str, BitFlags<AccessFs>)> {
     let mut rules = vec![
         ("/", AccessFs::from_read(WANTED)),
         ("/tmp", AccessFs::from_all(WANTED)),
@@ -43,7 +43,7 @@ fn rules(plan: &Plan) -> Vec<(&str, BitFlags<AccessFs>)> {
         // What may be written to there are mounts that are yet to be; all others are read-only themselves.
         rules.push((SLOTS, AccessFs::from_all(WANTED)));
     }
-    for entry in &plan.entries {
+    for entry in ground.entries.iter().chain(&plan.entries) {
         match entry {
             Entry::Bind {
                 inside,

@@ -14,6 +14,7 @@ use super::cgroup::{Hierarchy, Version};
 use super::error::Error;
 use super::plan::Report;
 use super::remains::Graveyard;
+use super::root;
 use super::spec;
 use super::standby::Standby;
 use super::start::Helper;
@@ -40,7 +41,7 @@ pub struct Config {
     /// Identities on the host that workers of a root executor get, in turn: no two instances share one (nor its kernel quotas).
     /// The default lies in what systemd's UIDS-GIDS document leaves unused.
     pub worker_uids: Range<u32>,
-    /// Helpers that wait, started and in their group, for the next instance.
+    /// Sandboxes that wait for the next instance, made as far as that can be without knowing it.
     pub standby: usize,
     pub start_within: Duration,
     pub kill_within: Duration,
@@ -95,6 +96,8 @@ pub(super) struct Host {
     pub standby: Standby,
     /// Tells our groups from those of an earlier life.
     pub token: String,
+    /// We may open trees to be bound, and so show an instance what is its own after the old root has gone.
+    pub hands_trees: bool,
     /// `None`: workers are mapped to ourselves.
     uids: Option<Range<u32>>,
     next: AtomicU32,
@@ -135,10 +138,23 @@ impl Level {
         self.isolation == Isolation::Namespaces && self.failure.is_none()
     }
 
-    /// What is forked from a template can be bounded, counted and ended alone: by control groups of its own.
-    pub fn can_fork(&self) -> bool {
+    /// What is forked from a template must be bounded, counted and ended alone, by control groups of its own. `None`: it can be.
+    pub fn cannot_fork(&self) -> Option<&'static str> {
         let has = |controller: &str| self.controllers.iter().any(|c| c == controller);
-        self.is_confined() && self.proc && has("memory") && has("pids")
+        if !self.is_confined() {
+            Some("not confined")
+        } else if !self.proc {
+            Some("no /proc")
+        } else if !has("memory") || !has("pids") {
+            Some("no control groups for memory and processes")
+        } else {
+            None
+        }
+    }
+
+    /// Sandboxes that stand ready for the next instance.
+    pub fn standing(&self) -> usize {
+        self.host.standby.grounded()
     }
 
     pub(super) fn watches_memory(&self) -> bool {
@@ -198,9 +214,13 @@ impl fmt::Display for Level {
         }
         write!(
             f,
-            "; memory by {}, processes by {})",
+            "; memory by {}, processes by {}; ",
             self.memory, self.processes
-        )
+        )?;
+        match self.cannot_fork() {
+            None => write!(f, "warm starts)"),
+            Some(why) => write!(f, "no warm starts: {why})"),
+        }
     }
 }
 
@@ -235,6 +255,7 @@ fn try_host(config: Config) -> Level {
     let (cgroup, controllers, isolation) =
         (hierarchy.version, hierarchy.controllers(), config.isolation);
     let host = Arc::new(Host {
+        hands_trees: config.isolation == Isolation::Namespaces && root::hands_trees(),
         uids: spare_ids(&config.worker_uids),
         token: uuid::Uuid::new_v4().simple().to_string()[..8].to_owned(),
         next: AtomicU32::new(0),
@@ -264,8 +285,10 @@ fn try_host(config: Config) -> Level {
 
 fn try_namespaces(level: &mut Level) -> Result<(), Error> {
     let mut helper = Helper::start(&level.host)?;
-    helper.tell(&spec::probe(level.host.worker_ids()), &[])?;
-    while let Some((report, _)) = helper.hear()? {
+    let (ground, plan) = spec::probe(level.host.worker_ids(), level.host.hands_trees);
+    helper.tell_ground(ground)?;
+    helper.tell(&plan, &[])?;
+    while let Some(report) = helper.hear()? {
         if let Report::Probed {
             proc,
             landlock,

@@ -7,16 +7,17 @@
 //! Every step that fails is named in the error, and leaves nothing behind. E = executor, H = helper, S = the sandbox's first process.
 //!
 //! 1. E executes its own binary anew as the helper (`phalanx __confine`): one thread, empty environment, the control socket as fd 0.
-//! 2. E makes the instance's control groups, moves the helper into them and bounds them. (1 and 2 are done ahead: `standby`.)
-//! 3. E sends the plan over the control socket (never argv: it may hold secrets), and with it the worker's descriptors.
+//! 2. E makes the instance's control groups, and moves the helper into them.
+//! 3. E tells the ground over the control socket: identity, and what of the host every sandbox sees.
 //! 4. H opens the trees to be bound, with the executor's rights; gives up its supplementary groups.
 //! 5. H clones S, as a child of E, into new user, pid, mount, net, ipc, uts and cgroup namespaces, and reports its pid.
 //! 6. S brings `lo` up, binds 127.0.0.1:3128 and passes the listener to E, which accepts the sandbox's connections itself.
 //! 7. H maps one identity: as root an unprivileged one of the worker's own, as an ordinary user ours. H leaves. S becomes that identity,
 //!    with a session keyring of its own and no right to further user namespaces.
-//! 8. S builds the root: a sealed tmpfs, trees read-only nosuid nodev, five devices, private /tmp and /dev/shm, a masked new /proc where
-//!    the host allows it; pivots into it and detaches the old root.
-//! 9. S sets the hostname.
+//! 8. S builds the root: a tmpfs, trees read-only nosuid nodev, five devices, a masked new /proc where the host allows it; pivots into it,
+//!    detaches the old root, and sets the hostname. All up to here is done ahead where it can be: `standby`.
+//! 9. E bounds the groups and sends the plan (never argv: it may hold secrets), with it the worker's descriptors and the trees that are the
+//!    instance's own. S adds these to the root, read-only likewise, seals it, and mounts a private /tmp and /dev/shm.
 //! 10. S drops all capabilities, bounding and ambient set included, locks the securebits and sets no_new_privs; it cannot be traced.
 //! 11. S restricts itself by Landlock, where the kernel has it: what is not beneath its own root is out of reach for good, and only
 //!     /tmp and /dev/shm are written to.

@@ -8,9 +8,9 @@ pub const EGRESS_PORT: u16 = 3128;
 /// The numeric identity of the worker inside its user namespace, whatever it is outside.
 pub const INSIDE_ID: u32 = 1000;
 
-/// All that the helper needs. It travels over the control socket, never over argv: it may hold secrets.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Plan {
+/// What is told first: a sandbox as far as it can be made before anybody knows for which instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ground {
     pub mode: Mode,
     /// The worker's identity inside: [`INSIDE_ID`], or 0 where packages are installed.
     pub inside_id: u32,
@@ -18,12 +18,19 @@ pub struct Plan {
     pub uid: u32,
     pub gid: u32,
     pub hostname: String,
-    /// In order: parents before children.
+    /// In order: parents before children. The helper opens them.
+    pub entries: Vec<Entry>,
+    /// Whether to mount a new /proc. A probe finds out whether that is possible.
+    pub proc: bool,
+}
+
+/// All the rest, told second. It travels over the control socket, never over argv: it may hold secrets.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Plan {
+    /// The instance's own, after those of the ground: binds only, which the executor has opened. Their trees are the first descriptors.
     pub entries: Vec<Entry>,
     pub tmp_mb: u64,
     pub shm_mb: u64,
-    /// Whether to mount a new /proc. A probe finds out whether that is possible.
-    pub proc: bool,
     pub argv: Vec<String>,
     pub env: Vec<String>,
     pub cwd: String,
@@ -115,6 +122,8 @@ pub enum Report {
     },
     /// The egress listener, bound inside the sandbox's network.
     Listening,
+    /// All of the ground is made.
+    Grounded,
     /// The worker has been executed.
     Running,
     /// Ends a probe.

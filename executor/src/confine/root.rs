@@ -13,7 +13,7 @@ use rustix::mount::{
 };
 
 use super::error::{Error, Step};
-use super::plan::{Bind, Entry, Mode as PlanMode, Plan, Upper};
+use super::plan::{Bind, Entry, Ground, Mode as PlanMode, Plan, Upper};
 use super::sys::{self, MountAttributes};
 
 pub mod slots;
@@ -65,8 +65,18 @@ pub fn open_trees(entries: &[Entry]) -> Result<Vec<OwnedFd>, Error> {
     Ok(trees)
 }
 
-/// Builds the root and makes it ours. Answers whether there is a /proc.
-pub fn build(plan: &Plan, trees: Vec<OwnedFd>) -> Result<bool, Error> {
+/// Whether we may open trees ourselves.
+pub fn hands_trees() -> bool {
+    let usr = Entry::Bind {
+        host: "/usr".to_owned(),
+        inside: "/usr".to_owned(),
+        kind: Bind::Tree,
+    };
+    open_trees(&[usr]).is_ok()
+}
+
+/// Builds the root as far as it is every sandbox's, and makes it ours. Answers whether there is a /proc.
+pub fn build(ground: &Ground, trees: Vec<OwnedFd>) -> Result<bool, Error> {
     mount_change(
         "/",
         MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
@@ -75,24 +85,33 @@ pub fn build(plan: &Plan, trees: Vec<OwnedFd>) -> Result<bool, Error> {
     tmpfs(STAGE, "size=1m,nr_inodes=4k,mode=0755", "root")?;
     std::env::set_current_dir(STAGE).step("enter the new root")?;
 
-    let mut trees = trees.into_iter();
-    for entry in &plan.entries {
-        place(entry, &mut trees)?;
-    }
+    place_all(&ground.entries, trees)?;
     for dir in ["tmp", "proc", "dev/shm", EMPTY] {
         fs::create_dir_all(dir).step_with(|| format!("mkdir /{dir}"))?;
     }
-    slots::prepare(plan)?;
-    seal()?;
     // Before the old root goes: the kernel grants a new /proc only while an unmasked one is in sight.
-    let proc = plan.proc && new_proc(plan.mode == PlanMode::Probe)?;
-    slots::keep(plan)?;
-    scratch(Path::new(""), plan)?;
+    let proc = ground.proc && new_proc(ground.mode == PlanMode::Probe)?;
 
     rustix::process::pivot_root(".", ".").step("pivot_root")?;
     unmount(".", UnmountFlags::DETACH).step("detach the old root")?;
     std::env::set_current_dir("/").step("enter /")?;
     Ok(proc)
+}
+
+/// Adds what is the instance's own, and lets nobody add anything more.
+pub fn finish(plan: &Plan, trees: Vec<OwnedFd>) -> Result<(), Error> {
+    place_all(&plan.entries, trees)?;
+    slots::prepare(plan)?;
+    seal()?;
+    slots::keep(plan)?;
+    scratch(Path::new(""), plan)
+}
+
+fn place_all(entries: &[Entry], trees: Vec<OwnedFd>) -> Result<(), Error> {
+    let mut trees = trees.into_iter();
+    entries
+        .iter()
+        .try_for_each(|entry| place(entry, &mut trees))
 }
 
 /// What may be written to, beneath `root`.
@@ -248,6 +267,10 @@ fn new_proc(probing: bool) -> Result<bool, Error> {
         Err(rustix::io::Errno::PERM) if probing => return Ok(false),
         other => other.step("mount /proc")?,
     }
+    // A mount of its own, read-only, so that what is bound from it is too: the root is not sealed yet.
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let empty = open_tree(CWD, EMPTY, flags).step("open an empty folder")?;
+    bind(&empty, Path::new(EMPTY), Bind::Tree).step("bind an empty folder")?;
     for dir in MASKED_DIRS {
         mask(EMPTY, dir)?;
     }

@@ -1,4 +1,5 @@
-//! Which system calls a worker may make: an allow-list, compiled to BPF by `seccompiler`, and a prologue of our own.
+//! Which system calls a worker may make: an allow-list as a search by number (`search`), which leads to what `seccompiler` compiles for
+//! the few calls whose arguments matter.
 //! In: nothing. Out: a program that `install` gives to the kernel, last of all before exec. It cannot be taken off again, and is
 //! inherited by everything that the worker starts.
 //! Never here: what a call may do to files (mounts, Landlock) or to other hosts (the network namespace, the egress proxy).
@@ -12,12 +13,15 @@
 use nix::libc;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen as Width, SeccompCmpOp as Op, SeccompCondition,
-    SeccompFilter, SeccompRule, apply_filter, sock_filter,
+    SeccompFilter, SeccompRule, apply_filter,
 };
 
 use super::error::Error;
 
 mod calls;
+mod search;
+
+use search::Answer;
 
 /// The last number that somebody has looked at for this list (`file_setattr`, Linux 6.17). Since 424 all architectures share numbers.
 const LAST_KNOWN: u32 = 469;
@@ -65,23 +69,34 @@ const TCP_ULP: u64 = 31;
 /// The program, ready for [`install`]. `counted`: a control group counts memory that belongs to no process's map; else files without
 /// a name, which could hold any amount of it, are refused. `template`: what it forks changes its root, once.
 pub fn program(counted: bool, template: bool) -> Result<BpfProgram, Error> {
-    let arch = std::env::consts::ARCH.try_into().map_err(|e| refused(&e))?;
-    let mut rules: std::collections::BTreeMap<i64, Vec<SeccompRule>> = calls::ALLOWED
-        .iter()
-        .map(|call| (*call, Vec::new()))
-        .collect();
-    rules.extend(looked_into().map_err(|e| refused(&e))?);
+    let mut answers = std::collections::BTreeMap::new();
+    for call in calls::ALLOWED {
+        answers.insert(*call, Answer::Allow);
+    }
     if template {
-        rules.insert(libc::SYS_chroot, Vec::new());
+        answers.insert(libc::SYS_chroot, Answer::Allow);
     }
     if !counted {
-        rules.remove(&libc::SYS_memfd_create);
+        answers.remove(&libc::SYS_memfd_create);
     }
+    let rules = looked_into().map_err(|e| refused(&e))?;
+    answers.extend(rules.iter().map(|(call, _)| (*call, Answer::Look)));
+    answers.insert(libc::SYS_clone3, Answer::Unknown);
+
+    let arch = std::env::consts::ARCH.try_into().map_err(|e| refused(&e))?;
     let refuse = SeccompAction::Errno(libc::EPERM as u32);
-    let filter =
-        SeccompFilter::new(rules, refuse, SeccompAction::Allow, arch).map_err(|e| refused(&e))?;
-    let listed: BpfProgram = filter.try_into().map_err(|e| refused(&e))?;
-    Ok(prologue().into_iter().chain(listed).collect())
+    let filter = SeccompFilter::new(
+        rules.into_iter().collect(),
+        refuse,
+        SeccompAction::Allow,
+        arch,
+    );
+    let looks: BpfProgram = filter
+        .and_then(TryInto::try_into)
+        .map_err(|e| refused(&e))?;
+    let mut program = search::program(&answers, LAST_KNOWN).map_err(|e| refused(&e))?;
+    program.extend(looks);
+    Ok(program)
 }
 
 /// Where packages are installed: calls that give files or ourselves another identity are said to have been done, as there is only one.
@@ -107,25 +122,6 @@ pub fn install(program: &BpfProgram) -> Result<(), Error> {
 
 fn refused(error: &dyn std::fmt::Display) -> Error {
     Error::Spec(format!("the system call filter cannot be built: {error}"))
-}
-
-/// Before the list, on the bare number: a comparison that `seccompiler` has no words for, and a second answer besides its one.
-/// Whatever it lets pass is checked for its architecture right after.
-fn prologue() -> [sock_filter; 4] {
-    const LOAD: u16 = 0x20; // BPF_LD | BPF_W | BPF_ABS
-    const IF_ABOVE: u16 = 0x25; // BPF_JMP | BPF_JGT | BPF_K
-    const IF_EQUAL: u16 = 0x15; // BPF_JMP | BPF_JEQ | BPF_K
-    const RETURN: u16 = 0x06; // BPF_RET | BPF_K
-    const UNKNOWN: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
-    #[expect(clippy::cast_possible_truncation, reason = "a system call's number")]
-    const CLONE3: u32 = libc::SYS_clone3 as u32;
-    let line = |code, jt, jf, k| sock_filter { code, jt, jf, k };
-    [
-        line(LOAD, 0, 0, 0), // seccomp_data.nr
-        line(IF_ABOVE, 1, 0, LAST_KNOWN),
-        line(IF_EQUAL, 0, 1, CLONE3),
-        line(RETURN, 0, 0, UNKNOWN),
-    ]
 }
 
 /// Calls that are allowed with some arguments only. The kernel looks at the low half of an `int`, so do we.

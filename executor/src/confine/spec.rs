@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::error::Error;
 use super::layer::{self, Layer};
 use super::level::{Isolation, Level};
-use super::plan::{Bind, Entry, INSIDE_ID, Limits, Mode, Plan};
+use super::plan::{Bind, Entry, Ground, INSIDE_ID, Limits, Mode, Plan};
 
 /// One instance to be. Paths in `program`, `cwd` and `environment` are the sandbox's.
 #[derive(Debug, Clone)]
@@ -91,37 +91,26 @@ impl Spec {
     }
 }
 
-/// `egress_port`: of the proxy on loopback, which without a network namespace is the host's.
-pub(super) fn plan(
-    spec: &Spec,
-    level: &Level,
-    (uid, gid): (u32, u32),
-    egress_port: u16,
-) -> Result<Plan, Error> {
+/// What is under the sandbox of an instance: for all that have no layer of their own it is the same.
+pub(super) fn ground(spec: &Spec, level: &Level, (uid, gid): (u32, u32)) -> Result<Ground, Error> {
     let confined = level.isolation == Isolation::Namespaces;
-    let mut entries = Vec::new();
-    let (mut argv, mut cwd) = (spec.program.clone(), spec.cwd.clone());
     if !confined && spec.layer.is_some() {
         return Err(Error::Spec(
             "system packages need a file system of their own, which isolation = \"none\" does not give".to_owned(),
         ));
     }
     let installs = matches!(spec.layer, Some(Layer::Filled(_) | Layer::Made(_)));
-    if confined {
-        entries = match &spec.layer {
-            None => system(),
-            Some(Layer::Shown(dir)) => layer::shown(dir, system())?,
-            Some(Layer::Filled(dir)) => layer::filled(dir, system())?,
-            Some(Layer::Made(dir)) => layer::made(dir, system())?,
-        };
-        for shown in &spec.binds {
-            entries.push(tree(&shown.host, &shown.inside)?);
-        }
-    } else {
-        argv = argv.iter().map(|arg| spec.outside(arg)).collect();
-        cwd = spec.outside(&cwd);
+    let mut entries = match &spec.layer {
+        _ if !confined => Vec::new(),
+        None => system(),
+        Some(Layer::Shown(dir)) => layer::shown(dir, system())?,
+        Some(Layer::Filled(dir)) => layer::filled(dir, system())?,
+        Some(Layer::Made(dir)) => layer::made(dir, system())?,
+    };
+    if confined && !level.host.hands_trees {
+        entries.append(&mut own(spec)?);
     }
-    Ok(Plan {
+    Ok(Ground {
         mode: match (confined, installs) {
             (true, false) => Mode::Confine,
             (true, true) => Mode::Install,
@@ -132,9 +121,26 @@ pub(super) fn plan(
         gid,
         hostname: "agent".to_owned(),
         entries,
+        proc: level.proc,
+    })
+}
+
+/// `egress_port`: of the proxy on loopback, which without a network namespace is the host's.
+pub(super) fn plan(spec: &Spec, level: &Level, egress_port: u16) -> Result<Plan, Error> {
+    let confined = level.isolation == Isolation::Namespaces;
+    let (mut argv, mut cwd) = (spec.program.clone(), spec.cwd.clone());
+    if !confined {
+        argv = argv.iter().map(|arg| spec.outside(arg)).collect();
+        cwd = spec.outside(&cwd);
+    }
+    Ok(Plan {
+        entries: if confined && level.host.hands_trees {
+            own(spec)?
+        } else {
+            Vec::new()
+        },
         tmp_mb: spec.tmp_mb,
         shm_mb: spec.shm_mb,
-        proc: level.proc,
         argv,
         env: environment(spec, egress_port),
         cwd,
@@ -145,6 +151,13 @@ pub(super) fn plan(
         },
         slots: spec.slots,
     })
+}
+
+fn own(spec: &Spec) -> Result<Vec<Entry>, Error> {
+    let shown = spec.binds.iter();
+    shown
+        .map(|shown| tree(&shown.host, &shown.inside))
+        .collect()
 }
 
 fn tree(host: &Path, inside: &str) -> Result<Entry, Error> {
@@ -276,22 +289,31 @@ fn as_on_host(path: &str) -> Option<Entry> {
     })
 }
 
-/// The plan of a probe: everything but the worker.
-pub(super) fn probe((uid, gid): (u32, u32)) -> Plan {
-    Plan {
+/// Of a probe: everything but the worker.
+pub(super) fn probe((uid, gid): (u32, u32), hands_trees: bool) -> (Ground, Plan) {
+    let ground = Ground {
         mode: Mode::Probe,
         inside_id: INSIDE_ID,
         uid,
         gid,
         hostname: "agent".to_owned(),
         entries: system(),
+        proc: true,
+    };
+    let own = Entry::Bind {
+        host: "/usr".to_owned(),
+        inside: "/own".to_owned(),
+        kind: Bind::Tree,
+    };
+    let plan = Plan {
+        entries: if hands_trees { vec![own] } else { Vec::new() },
         tmp_mb: 1,
         shm_mb: 1,
-        proc: true,
         argv: Vec::new(),
         env: Vec::new(),
         cwd: "/".to_owned(),
         limits: Limits::default(),
         slots: 0,
-    }
+    };
+    (ground, plan)
 }

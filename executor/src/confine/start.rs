@@ -3,20 +3,22 @@
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::cgroup::{Bounds, Groups};
 use super::error::{Error, Step};
 use super::layer::{self, Layer};
 use super::level::{Host, Isolation, Level};
-use super::plan::{EGRESS_PORT, Plan, Report};
+use super::plan::{EGRESS_PORT, Entry, Ground, Plan, Report};
 use super::remains::{Remains, reap_by};
-use super::spec::{Output, Spec, plan};
-use super::wire;
+use super::spec::{Output, Spec, ground, plan};
+use super::{root, wire};
 
 /// A helper process and, once born, its sandbox. Dropped before [`Helper::hand_over`]: nothing of it is left.
 #[derive(Debug)]
@@ -27,10 +29,16 @@ pub struct Helper {
     control: UnixStream,
     groups: Option<Groups>,
     init: Option<(i32, OwnedFd)>,
+    egress: Option<TcpListener>,
+    /// What it was told, and which files that was on the host.
+    ground: Option<(Ground, Vec<Identity>)>,
     deadline: Instant,
     within: Duration,
     last: String,
 }
+
+/// Device and inode; `None` for what is not there.
+type Identity = Option<(u64, u64)>;
 
 /// A running worker, still without a runtime.
 #[derive(Debug)]
@@ -68,6 +76,8 @@ impl Helper {
             control,
             groups: None,
             init: None,
+            egress: None,
+            ground: None,
             deadline: Instant::now() + config.start_within,
             within: config.start_within,
             last: "execute the helper".to_owned(),
@@ -84,21 +94,73 @@ impl Helper {
         Ok(helper)
     }
 
-    /// Still there, waiting for its plan? Its time starts now.
+    /// Still there, waiting to be told? Its time starts now.
     pub fn wake(mut self) -> Option<Self> {
         self.deadline = Instant::now() + self.within;
-        matches!(self.child.try_wait(), Ok(None)).then_some(self)
+        let waits = self.leaving.as_ref().or(self.init.as_ref().map(|i| &i.1));
+        waits.is_some_and(|pidfd| !has_ended(pidfd)).then_some(self)
     }
 
-    pub fn tell(&mut self, plan: &Plan, fds: &[BorrowedFd<'_>]) -> Result<(), Error> {
+    pub fn tell_ground(&mut self, ground: Ground) -> Result<(), Error> {
         self.control
             .set_write_timeout(Some(self.left()?))
             .step("control socket")?;
-        wire::send(&self.control, plan, fds).step("send the plan")
+        wire::send(&self.control, &ground, &[]).step("send the ground")?;
+        let files = files(&ground);
+        self.ground = Some((ground, files));
+        Ok(())
+    }
+
+    /// Makes it to wait for a plan, with all before that done; the helper has left.
+    pub fn stand(&mut self, ground: Ground) -> Result<(), Error> {
+        self.tell_ground(ground)?;
+        loop {
+            match self.hear()? {
+                Some(Report::Grounded) => break,
+                Some(_) => {}
+                None => return Err(Error::Helper(format!("last step seen: {}", self.last))),
+            }
+        }
+        if let Some(leaving) = self.leaving.take() {
+            reap_by(&leaving, self.deadline);
+        }
+        Ok(())
+    }
+
+    /// What it stands on is what is wanted, and the host's files are still the same.
+    pub fn stands_on(&self, wanted: &Ground) -> bool {
+        self.ground.as_ref().is_some_and(|(ground, then)| {
+            let same_but_for_whom = Ground {
+                uid: ground.uid,
+                gid: ground.gid,
+                ..wanted.clone()
+            };
+            *ground == same_but_for_whom && *then == files(wanted)
+        })
+    }
+
+    /// `fds`: the worker's.
+    pub fn tell(&mut self, plan: &Plan, fds: &[BorrowedFd<'_>]) -> Result<(), Error> {
+        let trees = root::open_trees(&plan.entries)?;
+        let all: Vec<_> = trees
+            .iter()
+            .map(AsFd::as_fd)
+            .chain(fds.iter().copied())
+            .collect();
+        if all.len() > wire::FRAME_FDS {
+            return Err(Error::Spec(format!(
+                "{} trees to show are too many",
+                trees.len()
+            )));
+        }
+        self.control
+            .set_write_timeout(Some(self.left()?))
+            .step("control socket")?;
+        wire::send(&self.control, plan, &all).step("send the plan")
     }
 
     /// The next report; `None` when the sandbox has closed. A failure it reports is an error here.
-    pub fn hear(&mut self) -> Result<Option<(Report, Vec<OwnedFd>)>, Error> {
+    pub fn hear(&mut self) -> Result<Option<Report>, Error> {
         self.control
             .set_read_timeout(Some(self.left()?))
             .step("control socket")?;
@@ -113,14 +175,17 @@ impl Helper {
             }
             other => other.step("hear from the helper")?,
         };
-        match &received {
-            Some((Report::Failed { step, errno }, _)) => {
+        let Some((report, fds)) = received else {
+            return Ok(None);
+        };
+        match &report {
+            Report::Failed { step, errno } => {
                 return Err(Error::Step {
                     step: step.clone(),
                     errno: *errno,
                 });
             }
-            Some((Report::Born { pid }, _)) => {
+            Report::Born { pid } => {
                 let raw = Pid::from_raw(*pid).ok_or_else(|| self.late())?;
                 // It is our child (or the helper itself) and nobody else waits for it: the number cannot have been reused.
                 self.init = Some((
@@ -128,12 +193,11 @@ impl Helper {
                     pidfd_open(raw, PidfdFlags::empty()).step("pidfd_open")?,
                 ));
             }
+            Report::Listening => self.egress = fds.into_iter().next().map(TcpListener::from),
             _ => {}
         }
-        if let Some((report, _)) = &received {
-            self.last = format!("{report:?}");
-        }
-        Ok(received)
+        self.last = format!("{report:?}");
+        Ok(Some(report))
     }
 
     fn left(&self) -> Result<Duration, Error> {
@@ -212,7 +276,7 @@ pub fn start(spec: &Spec, level: &Level) -> Result<Started, Error> {
     let host = &level.host;
     host.graveyard.bury(Duration::ZERO);
     let plain = level.isolation == Isolation::None;
-    let mut egress = if plain {
+    let egress = if plain {
         Some(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).step("bind the egress listener")?)
     } else {
         None
@@ -221,11 +285,8 @@ pub fn start(spec: &Spec, level: &Level) -> Result<Started, Error> {
         .as_ref()
         .and_then(|l| l.local_addr().ok())
         .map_or(EGRESS_PORT, |a| a.port());
-    let ids = host.worker_ids();
-    let plan = plan(spec, level, ids, port)?;
-    if let Some(Layer::Filled(dir) | Layer::Made(dir)) = &spec.layer {
-        layer::give(dir, ids)?;
-    }
+    let plan = plan(spec, level, port)?;
+    let wanted = ground(spec, level, host.worker_ids())?;
     let (socket, theirs) = UnixStream::pair().step("worker socket")?;
     let (stdout, stderr) = match spec.output {
         Output::Null => (None, None),
@@ -235,10 +296,16 @@ pub fn start(spec: &Spec, level: &Level) -> Result<Started, Error> {
         ),
     };
 
-    let mut helper = match host.standby.take() {
+    let mut helper = match host.standby.take(&wanted) {
         Some(helper) => helper,
         None => Helper::start(host)?,
     };
+    if helper.ground.is_none() {
+        if let Some(Layer::Filled(dir) | Layer::Made(dir)) = &spec.layer {
+            layer::give(dir, (wanted.uid, wanted.gid))?;
+        }
+        helper.tell_ground(wanted)?;
+    }
     if let Some(groups) = &helper.groups {
         groups
             .bound(Bounds {
@@ -256,17 +323,14 @@ pub fn start(spec: &Spec, level: &Level) -> Result<Started, Error> {
     );
     helper.tell(&plan, &fds)?;
     drop(theirs);
-    let mut running = false;
-    while !running {
+    loop {
         match helper.hear()? {
-            Some((Report::Listening, fds)) => {
-                egress = fds.into_iter().next().map(TcpListener::from);
-            }
-            Some((Report::Running, _)) => running = true,
+            Some(Report::Running) => break,
             Some(_) => {}
             None => return Err(Error::Helper(format!("last step seen: {}", helper.last))),
         }
     }
+    let egress = egress.or(helper.egress.take());
     let egress = egress.ok_or_else(|| Error::Helper("it passed no egress listener".to_owned()))?;
     let (pid, remains, control) = helper.hand_over()?;
     let read =
@@ -280,4 +344,58 @@ pub fn start(spec: &Spec, level: &Level) -> Result<Started, Error> {
         stdout: read(stdout),
         stderr: read(stderr),
     })
+}
+
+/// Of what is bound, by name, as the host has it now.
+fn files(ground: &Ground) -> Vec<Identity> {
+    let bound = ground.entries.iter().filter_map(|entry| match entry {
+        Entry::Bind { host, .. } => Some(host),
+        _ => None,
+    });
+    bound
+        .map(|host| {
+            let meta = std::fs::metadata(host).ok()?;
+            Some((meta.dev(), meta.ino()))
+        })
+        .collect()
+}
+
+fn has_ended(pidfd: &OwnedFd) -> bool {
+    let mut ended = [PollFd::new(pidfd, PollFlags::IN)];
+    !matches!(poll(&mut ended, Some(&Timespec::default())), Ok(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::confine::plan::{Bind, INSIDE_ID, Mode};
+
+    #[test]
+    fn a_file_that_was_replaced_is_another_ground() {
+        let dir = std::env::temp_dir().join(format!("phalanx-ground-{}", uuid::Uuid::new_v4()));
+        std::fs::create_dir(&dir).expect("a folder");
+        let (file, new) = (dir.join("cache"), dir.join("new"));
+        std::fs::write(&file, "one").expect("written");
+        let ground = Ground {
+            mode: Mode::Confine,
+            inside_id: INSIDE_ID,
+            uid: 0,
+            gid: 0,
+            hostname: String::new(),
+            entries: vec![Entry::Bind {
+                host: file.to_string_lossy().into_owned(),
+                inside: "/etc/cache".to_owned(),
+                kind: Bind::Tree,
+            }],
+            proc: true,
+        };
+        let before = files(&ground);
+        assert!(before[0].is_some());
+        std::fs::write(&file, "as it is").expect("written");
+        assert_eq!(files(&ground), before);
+        std::fs::write(&new, "two").expect("written");
+        std::fs::rename(&new, &file).expect("replaced");
+        assert_ne!(files(&ground), before);
+        std::fs::remove_dir_all(&dir).expect("removed");
+    }
 }

@@ -14,8 +14,8 @@ use serde::de::DeserializeOwned;
 
 /// Bounds a plan: environment and binds. Reports are far smaller.
 const FRAME_BYTES: u32 = 4 << 20;
-/// Worker socket, stdout, stderr.
-const FRAME_FDS: usize = 3;
+/// Worker socket, stdout, stderr, and the instance's own trees.
+pub const FRAME_FDS: usize = 64;
 
 /// Small frames are sent with one call, which a Unix stream keeps whole even with several writers.
 pub fn send(socket: &UnixStream, frame: &impl Serialize, fds: &[BorrowedFd<'_>]) -> io::Result<()> {

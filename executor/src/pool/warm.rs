@@ -83,7 +83,7 @@ impl Pool {
     /// An instance is ready. More are to be expected of a version that goes down to none, and of one that needs a second beside the first.
     pub(super) fn want_template(self: &Arc<Self>, state: &mut State) {
         let may = self.common.templates.is_some()
-            && self.common.grounds.level.can_fork()
+            && self.common.grounds.level.cannot_fork().is_none()
             && self.version.spec.isolation == Isolation::Agent
             && self.version.spec.warm.start;
         let living = state.seats.len() + state.starting as usize;

@@ -1,3 +1,5 @@
+mod shared;
+
 use super::*;
 use crate::confine::{self, Confined, Spec, probe};
 use std::{

@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::world::{Scratch, helper};
+use crate::world::{GROUPS, Scratch, helper};
 
 /// All but this one.
-const MODULES: [&str; 4] = ["bounds::", "ending::", "seen::", "working::"];
+const MODULES: [&str; 5] = ["bounds::", "ending::", "seen::", "warm::", "working::"];
 
 /// Copies of the test and its helper where everyone may execute them, side by side as cargo has them.
 fn copies(name: &str) -> (Scratch, PathBuf) {
@@ -55,6 +55,61 @@ fn as_an_ordinary_user() {
         .args(MODULES)
         .arg("--test-threads=2");
     passes(command);
+}
+
+/// With control groups that were delegated to the user, as systemd and container engines do it (here those of version 1, by ownership).
+#[test]
+fn as_an_ordinary_user_with_control_groups() {
+    if !is_root() {
+        return; // who cannot give them away cannot try
+    }
+    let delegated = Delegated::new();
+    if delegated.dirs.is_empty() {
+        return; // a host of version 2 only: there a subtree of the user's own session is used, by every test here
+    }
+    let (_scratch, test) = copies("delegated");
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--reuid=1000", "--regid=1000", "--clear-groups", "--"])
+        .arg(test)
+        .args(MODULES)
+        .arg("--test-threads=2")
+        .env(GROUPS, &delegated.name);
+    passes(command);
+}
+
+/// Groups of the user's own, one for each controller; removed again.
+struct Delegated {
+    name: String,
+    dirs: Vec<PathBuf>,
+}
+
+impl Delegated {
+    fn new() -> Self {
+        let name = format!("delegated-{}", std::process::id());
+        let mut dirs = Vec::new();
+        for controller in ["memory", "pids", "cpu", "cpuacct"] {
+            let mount = PathBuf::from("/sys/fs/cgroup").join(controller);
+            let dir = mount.join("phalanx").join(&name);
+            if mount.join("cgroup.procs").exists() && std::fs::create_dir_all(&dir).is_ok() {
+                std::os::unix::fs::chown(&dir, Some(1000), Some(1000)).unwrap();
+                dirs.push(dir);
+            }
+        }
+        Self { name, dirs }
+    }
+}
+
+impl Drop for Delegated {
+    fn drop(&mut self) {
+        for dir in &self.dirs {
+            let nodes = std::fs::read_dir(dir).into_iter().flatten().flatten();
+            for node in nodes.filter(|entry| entry.path().is_dir()) {
+                let _ = std::fs::remove_dir(node.path());
+            }
+            let _ = std::fs::remove_dir(dir);
+        }
+    }
 }
 
 /// As in a rootless container: uid 0 in name only.

@@ -6,5 +6,6 @@ mod bounds;
 mod elsewhere;
 mod ending;
 mod seen;
+mod warm;
 mod working;
 mod world;

@@ -25,11 +25,18 @@ pub fn helper() -> PathBuf {
     helper
 }
 
+/// Groups that are ours, beneath which nodes have theirs.
+pub const GROUPS: &str = "PHALANX_TEST_GROUPS";
+
 pub fn config(node: &str) -> Config {
     // A node of its own for each run: several runs may share a host.
+    let own = format!("{node}-{}", std::process::id());
     Config {
         helper: helper(),
-        node: format!("{node}-{}", std::process::id()),
+        node: match std::env::var(GROUPS) {
+            Ok(groups) => format!("{groups}/{own}"),
+            Err(_) => own,
+        },
         standby: 0,
         ..Config::default()
     }

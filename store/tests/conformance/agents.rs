@@ -17,7 +17,7 @@ use store::{
     Store,
     agents::{Accepted, Agent, Filter, NewAgent, Sort},
     deployments,
-    versions::{self, Lock},
+    versions::{self, Lock, Needed},
 };
 
 pub fn spec(name: &str, version: (u64, u64), tags: &[&str]) -> Spec {
@@ -529,6 +529,18 @@ pub async fn versions_artifacts_and_locks(store: &Store) -> Result<()> {
         Some(lock("one")),
         "the first one stays"
     );
+
+    let set = |text: &str| BTreeSet::from([text.to_owned()]);
+    let needed = store.needed().await?;
+    assert!(needed.code.contains(&version.artifact));
+    assert_eq!(
+        (needed.locks, needed.systems),
+        (set("one"), set("system of one"))
+    );
+    store
+        .mark_agent_deleted(&first.deployment.incarnation, Timestamp(20))
+        .await?;
+    assert_eq!(store.needed().await?, Needed::default());
     Ok(())
 }
 

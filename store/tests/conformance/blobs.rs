@@ -243,3 +243,48 @@ pub async fn an_environment_is_kept_once_and_replaced_when_spoilt(store: &Store)
     assert_ne!(one.name(), archive("glibc-2.36", "two").name());
     Ok(())
 }
+
+pub async fn archives_go_when_nobody_needs_them(store: &Store) -> Result<()> {
+    let archive = |digest: &str, libc: &str, created_at: i64| Archive {
+        digest: digest.into(),
+        libc: libc.into(),
+        archive: "bytes".into(),
+        size: 5_000_000_000,
+        created_at: Timestamp(created_at),
+    };
+    let (old, other, new) = (
+        archive("old", "glibc-2.36", 10),
+        archive("old", "musl-1.2", 10),
+        archive("new", "glibc-2.36", 50),
+    );
+    for archive in [&old, &other, &new] {
+        assert!(store.keep_archive(archive, None).await?);
+    }
+    let unused = |before: i64| store.unused_archives(Timestamp(before), 10);
+    assert_eq!(unused(10).await?, [], "made just then");
+    assert_eq!(unused(50).await?, [old.clone(), other.clone()]);
+    assert_eq!(store.unused_archives(Timestamp(50), 1).await?.len(), 1);
+
+    // One needs it while another is about to delete it.
+    store
+        .use_archives(&["old", "unknown"], Timestamp(60))
+        .await?;
+    store.use_archives(&["old"], Timestamp(30)).await?; // a slower clock takes nothing back
+    assert!(!store.forget_archive(&old, Timestamp(50)).await?);
+    assert_eq!(unused(60).await?, [new.clone()]);
+    assert_eq!(unused(61).await?.len(), 3);
+    let replaced = Archive {
+        archive: "other bytes".into(),
+        ..new.clone()
+    };
+    assert!(store.keep_archive(&replaced, Some("bytes")).await?);
+    assert!(
+        !store.forget_archive(&new, Timestamp(61)).await?,
+        "made anew meanwhile"
+    );
+    assert!(store.forget_archive(&replaced, Timestamp(61)).await?);
+    assert!(!store.forget_archive(&replaced, Timestamp(61)).await?);
+    assert!(store.archive("new", "glibc-2.36").await?.is_none());
+    assert_eq!(store.archive("old", "glibc-2.36").await?, Some(old));
+    Ok(())
+}

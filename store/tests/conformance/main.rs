@@ -140,6 +140,7 @@ conformance! {
         rows_from_before_are_still_read,
         missing_or_spoilt_code_is_named,
         nothing_is_committed_that_could_not_be_put,
+        archives_go_when_nobody_needs_them,
         an_environment_is_kept_once_and_replaced_when_spoilt;
     deployments:
         advanced_by_whoever_read_last,

@@ -22,4 +22,5 @@ mod sessions;
 mod system;
 mod system_packages;
 mod traffic;
+mod unneeded;
 mod warm;
