@@ -13,7 +13,7 @@ use store::{
     Config, Store,
     agents::{self, Sort},
     alerts,
-    deliveries::{Filter, Shares},
+    deliveries::{Filter, Shares, Turn},
     executions,
     rollouts::Window,
     rollups::Which,
@@ -202,7 +202,7 @@ async fn nothing_that_is_asked_again_and_again_reads_a_month() {
         asked += &format!("&options[{name}]={value}");
     }
     let config = |url: &str| Config::Postgres {
-        url: url.to_owned(),
+        url: url.to_owned().into(),
         connections: 2,
     };
     let opened = Store::open(&config(&plain), crate::world::secrets()).await;
@@ -244,10 +244,11 @@ async fn nothing_that_is_asked_again_and_again_reads_a_month() {
         ..executions::Filter::default()
     };
     let shares = Shares {
-        of_account: 64,
         of_host: 16,
+        hosts: 16,
         all: 256,
     };
+    let begin = (&Turn::default(), true);
     let which = |agents, span, from| Which {
         account: a,
         agents,
@@ -300,10 +301,11 @@ async fn nothing_that_is_asked_again_and_again_reads_a_month() {
         "firing alerts": store.alerts(a, &alerts::Filter { status: Some(domain::alert::Status::Firing), ..alerts::Filter::default() }, (0, 50));
         "alerts that are too old": store.purge_alerts(Timestamp(NOW - 24_990 * 100_000), 10);
 
-        "due deliveries": store.due_deliveries(now, shares);
+        "due deliveries": store.due_deliveries(now, 512);
+        "due deliveries in turn": store.due_in_turn(now, begin, shares);
         "deliveries of alerts": store.deliveries_of(a, &["e1", "e2"]);
         "callbacks of an agent": store.callbacks(a, cold, &Filter::default(), (0, 50));
-        "owed callbacks": store.owed_callbacks(100);
+        "owed callbacks": store.owed_callbacks(None, 100);
         "deliveries that are too old": store.purge_deliveries(Timestamp(NOW - 49_990 * 50_000), 10);
 
         "instances": store.living_instances(a, cold);
