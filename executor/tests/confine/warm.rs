@@ -94,7 +94,8 @@ async fn forked() {
     let (template, _socket) = Template::spawn(&spec, &level).await.expect("it starts");
     let template = Arc::new(template);
     let attending = Arc::clone(&template);
-    let attending = tokio::spawn(async move { attending.attend().await });
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(async move { attending.attend().await });
     let (mut one, mut two) = (Instance::of(&template).await, Instance::of(&template).await);
     assert_eq!(template.forks(), 2);
 
@@ -156,7 +157,7 @@ async fn forked() {
     assert_eq!((exit.code, exit.oom_killed), (Some(7), false));
     three.0.forked.kill().await.expect("nothing is left");
     template.kill().await.expect("nothing is left");
-    attending.await.unwrap().unwrap();
+    tasks.join_next().await.unwrap().unwrap().unwrap();
 }
 
 /// What waited looks like what is made anew, and is used where there is any.

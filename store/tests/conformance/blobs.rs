@@ -271,7 +271,7 @@ pub async fn archives_go_when_nobody_needs_them(store: &Store) -> Result<()> {
         .await?;
     store.use_archives(&["old"], Timestamp(30)).await?; // a slower clock takes nothing back
     assert!(!store.forget_archive(&old, Timestamp(50)).await?);
-    assert_eq!(unused(60).await?, [new.clone()]);
+    assert_eq!(unused(60).await?, std::slice::from_ref(&new));
     assert_eq!(unused(61).await?.len(), 3);
     let replaced = Archive {
         archive: "other bytes".into(),
