@@ -6,7 +6,7 @@
 //!
 //! Every step that fails is named in the error, and leaves nothing behind. E = executor, H = helper, S = the sandbox's first process.
 //!
-//! 1. E executes its own binary anew as the helper (`phalanx __confine`): one thread, empty environment, the control socket as fd 0.
+//! 1. E executes its own binary anew as the helper (`phalanx __confine`): one thread, an environment without anything of ours, the control socket as fd 0.
 //! 2. E makes the instance's control groups, and moves the helper into them.
 //! 3. E tells the ground over the control socket: identity, and what of the host every sandbox sees.
 //! 4. H opens the trees to be bound, with the executor's rights; gives up its supplementary groups.
