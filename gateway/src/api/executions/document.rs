@@ -397,7 +397,8 @@ mod tests {
                     "metadata": {"execution_time": 1.5, "memory_used": null, "cpu_time": null, "tokens_used": null, "custom_metrics": {}}
                 },
                 "performance": {"started_at": "1970-01-01T00:00:00.001Z", "completed_at": "1970-01-01T00:00:00.002Z", "duration": 1.5, "queue_time": 0.5,
-                    "waterfall": {"gateway": 0.125, "queue": 0.125, "placement": 0.25, "spawn": 0.0, "import": 0.0, "init": 0.0, "handler": 1.5, "record": 0.5}},
+                    "waterfall": {"gateway": 0.125, "queue": 0.125, "placement": 0.25, "spawn": 0.0, "import": 0.0, "init": 0.0, "handler": 1.5, "record": 0.5},
+                    "instance_start": null},
                 "logs": [{"timestamp": "1970-01-01T00:00:00.001Z", "level": "INFO", "message": "m", "context": {}}]
             })
         );
