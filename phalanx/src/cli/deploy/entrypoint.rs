@@ -44,7 +44,7 @@ fn named(source: &Source, file: &str, name: &str, kind: &str) -> Choice {
     };
     Choice {
         entrypoint,
-        why: format!("{file} has a {kind} {name}"),
+        why: format!("{file} has the {kind} {name}"),
     }
 }
 
