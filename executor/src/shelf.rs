@@ -169,6 +169,32 @@ fn unanswered(error: &Error, say: Say<'_>) -> Found {
     Found::Unanswered
 }
 
+/// What can have become of an archive where nodes share it.
+#[cfg(test)]
+pub mod spoilt {
+    use std::{fs, path::Path};
+
+    /// What is left of its bytes; `None`: not even the object.
+    type Way = fn(Vec<u8>) -> Option<Vec<u8>>;
+
+    /// What is said of it then, and the way.
+    pub const WAYS: [(&str, Way); 3] = [
+        ("is not what was put there", |mut bytes| {
+            *bytes.last_mut()? ^= 1;
+            Some(bytes)
+        }),
+        ("is too large", |bytes| Some([&bytes[..], b"x"].concat())),
+        ("is missing", |_| None),
+    ];
+
+    pub fn spoil(object: &Path, whole: Vec<u8>, way: Way) {
+        match way(whole) {
+            Some(bytes) => fs::write(object, bytes).expect("written"),
+            None => fs::remove_file(object).expect("removed"),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -294,21 +320,9 @@ mod tests {
         let world = World::new().await;
         let (built, said) = package(&world.node("first", true), None).await;
         let built = built.unwrap_or_else(|error| panic!("{error}\n{said}"));
-        type Spoil = fn(Vec<u8>) -> Option<Vec<u8>>;
-        let ways: [(&str, Spoil); 3] = [
-            ("is not what was put there", |mut bytes| {
-                *bytes.last_mut()? ^= 1;
-                Some(bytes)
-            }),
-            ("is too large", |bytes| Some([&bytes[..], b"x"].concat())),
-            ("is missing", |_| None),
-        ];
-        for (n, (words, spoil)) in ways.into_iter().enumerate() {
+        for (n, (words, way)) in spoilt::WAYS.into_iter().enumerate() {
             let object = world.object(&built.digest).await;
-            match spoil(fs::read(&object).expect("read")) {
-                Some(bytes) => fs::write(&object, bytes).expect("written"),
-                None => fs::remove_file(&object).expect("removed"),
-            }
+            spoilt::spoil(&object, fs::read(&object).expect("read"), way);
             let cannot_build = world.node(&format!("{n} without"), false);
             let (refused, said) = package(&cannot_build, Some(&built)).await;
             assert!(refused.is_err() && said.contains(words), "{said}");

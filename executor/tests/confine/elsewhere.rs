@@ -1,6 +1,6 @@
 //! All of it again in other places: this very test program, run there.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::world::{GROUPS, Scratch, helper};
@@ -42,19 +42,24 @@ fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-#[test]
-fn as_an_ordinary_user() {
-    if !is_root() {
-        return; // then every test here is run by one
-    }
-    let (_scratch, test) = copies("user");
+/// The whole of these tests once more, by user 1000.
+fn as_user(test: &Path) -> Command {
     let mut command = Command::new("setpriv");
     command
         .args(["--reuid=1000", "--regid=1000", "--clear-groups", "--"])
         .arg(test)
         .args(MODULES)
         .arg("--test-threads=2");
-    passes(command);
+    command
+}
+
+#[test]
+fn as_an_ordinary_user() {
+    if !is_root() {
+        return; // then every test here is run by one
+    }
+    let (_scratch, test) = copies("user");
+    passes(as_user(&test));
 }
 
 /// With control groups that were delegated to the user, as systemd and container engines do it (here those of version 1, by ownership).
@@ -68,13 +73,8 @@ fn as_an_ordinary_user_with_control_groups() {
         return; // a host of version 2 only: there a subtree of the user's own session is used, by every test here
     }
     let (_scratch, test) = copies("delegated");
-    let mut command = Command::new("setpriv");
-    command
-        .args(["--reuid=1000", "--regid=1000", "--clear-groups", "--"])
-        .arg(test)
-        .args(MODULES)
-        .arg("--test-threads=2")
-        .env(GROUPS, &delegated.name);
+    let mut command = as_user(&test);
+    command.env(GROUPS, &delegated.name);
     passes(command);
 }
 

@@ -1,7 +1,7 @@
 //! Layers of other nodes: fetched by digest, refused when they are not what was put there, and made here instead.
 
 use super::*;
-use crate::{environment::Origin, host::LAYERS};
+use crate::{environment::Origin, host::LAYERS, shelf::spoilt};
 use store::{Blobs, Config, Secrets, Store, blobs::Settings};
 use tar::EntryType::Regular;
 
@@ -82,24 +82,12 @@ async fn what_another_node_has_made_is_fetched_seen_whole_and_run() {
     assert!(text.starts_with("hello\ndata\n/etc/hostname\n"), "{text}");
     assert_eq!(text.matches("Read-only file system").count(), 2, "{text}");
 
-    type Spoil = fn(Vec<u8>) -> Option<Vec<u8>>;
-    let ways: [(&str, Spoil); 3] = [
-        ("is not what was put there", |mut bytes| {
-            *bytes.last_mut()? ^= 1;
-            Some(bytes)
-        }),
-        ("is too large", |bytes| Some([&bytes[..], b"x"].concat())),
-        ("is missing", |_| None),
-    ];
     let object = object(&store, &first.dir, &digest).await;
     let whole = fs::read(&object).expect("read");
     let third = Place::new("refuses").await;
     let three = node(&third, &store).await;
-    for (words, spoil) in ways {
-        match spoil(whole.clone()) {
-            Some(bytes) => fs::write(&object, bytes).expect("written"),
-            None => fs::remove_file(&object).expect("removed"),
-        }
+    for (words, way) in spoilt::WAYS {
+        spoilt::spoil(&object, whole.clone(), way);
         let (refused, said) = super::package(&three, &["hostile"], lock()).await;
         assert!(refused.is_err() && said.contains(words), "{said}");
         assert!(
